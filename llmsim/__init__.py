@@ -1,0 +1,1 @@
+"""llmsim: simulate LLM serving on accelerator clusters."""

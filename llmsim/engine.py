@@ -1,0 +1,283 @@
+"""One replica: it takes requests, forms batches, holds its devices for as long as they run, and settles them.
+
+Batches are formed at the moments at which a real engine would form them, but evaluated late: what
+should have been formed before now is formed when somebody next looks (an arrival or the end of a
+batch), from the state as it was then.  So a batch costs one event, and a leap of a thousand steps too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from simpy import Event
+
+from llmsim.engine_options import EngineOptions
+from llmsim.errors import StalledError
+from llmsim.kvcache.blocks import BlockPool
+from llmsim.machine.clock import Alarm, Clock
+from llmsim.results.records import Record
+from llmsim.results.steps import StepLog
+from llmsim.schedulers.batch import Batch
+from llmsim.schedulers.protocol import Scheduler
+from llmsim.schedulers.sequence import Sequence
+from llmsim.timeline import Timeline
+from llmsim.workload.request import Request
+
+# This many decisions in a row without a token, and the engine stands still.
+MOST_IDLE_DECISIONS = 1000
+
+
+class Engine:
+    """One replica of the model on its devices.
+
+    Args:
+        replica: its number.
+        clock: the simulated clock.
+        scheduler: who decides what a step computes.
+        timeline: when batches begin and end.
+        pool: the KV-cache blocks.
+        options: the engine's options.
+        finish: called with the record of every request that ends.
+    """
+
+    def __init__(
+        self,
+        replica: int,
+        clock: Clock,
+        scheduler: Scheduler,
+        timeline: Timeline,
+        pool: BlockPool,
+        options: EngineOptions,
+        finish: Callable[[Record], None],
+    ) -> None:
+        self.replica = replica
+        self.clock = clock
+        self.scheduler = scheduler
+        self.timeline = timeline
+        self.pool = pool
+        self.options = options
+        self.log = StepLog()
+        self.load = 0
+        self.steps = 0
+        self.preemptions = 0
+        self.rows: list[tuple[int, int] | None] = []
+        self._finish = finish
+        self._alarm: Alarm | None = None
+        self._held_back = False  # the last attempt to form a batch found nothing to compute
+        self._sequences: dict[str, Sequence] = {}
+        self._running: Any = getattr(scheduler, "running", ())
+        self._waiting: Any = getattr(scheduler, "waiting", ())
+        self._idle_decisions = 0
+
+    # ------------------------------------------------------------------ requests come
+
+    def submit(self, request: Request) -> None:
+        """Take in a request now; one that can never fit ends at once as a rejected record."""
+        now = self.clock.now
+        reason = self.refusal(request)
+        if reason is not None:
+            self._finish(self._record(request, "rejected", reason, None))
+            return
+        room = self.options.max_model_len - request.prompt_tokens
+        sequence = Sequence(request, min(request.output_tokens, room))
+        self._sequences[request.id] = sequence
+        self.load += 1
+        timeline = self.timeline
+        if timeline.opens_s() < now:
+            self._catch_up(now)
+        matters = self.scheduler.add(sequence)
+        if not timeline.in_flight:
+            if self._alarm is None:
+                self._alarm = self.clock.alarm(now, self._wake, decides=True)
+        elif matters:
+            timeline.run_to(now)
+            for batch, steps in timeline.cut(now):
+                if steps < batch.steps:
+                    self._trim(batch, steps)
+            self._set_alarm()
+
+    def refusal(self, request: Request) -> str | None:
+        """Say why a request can never be served here, None if it can."""
+        longest = self.options.max_model_len
+        if request.prompt_tokens >= longest:
+            return f"prompt of {request.prompt_tokens} tokens leaves no room in max_model_len {longest}"
+        tokens = min(request.prompt_tokens + request.output_tokens, longest) - 1
+        blocks = self.pool.most_held(tokens)
+        if blocks > self.pool.blocks:
+            return f"needs {blocks} KV-cache blocks, the engine has {self.pool.blocks}"
+        return None
+
+    def withdraw(self, reason: str) -> None:
+        """End all requests that are still here as cancelled records: the run stops."""
+        for sequence in list(self._sequences.values()):
+            self._end(sequence, "cancelled", reason, None)
+
+    # ------------------------------------------------------------------ batches are formed
+
+    def _catch_up(self, now: float) -> None:
+        """Form the batches that a real engine has formed before ``now``."""
+        timeline = self.timeline
+        while timeline.in_flight and not self._held_back:
+            opens = timeline.opens_s()
+            if opens >= now:
+                return
+            self._form(opens)
+
+    def _form(self, moment_s: float) -> None:
+        """Ask the scheduler for the batch of ``moment_s`` and place it."""
+        batch = self.scheduler.next_batch()
+        if batch is None:
+            self._held_back = True
+            return
+        for sequence in batch.interrupted:
+            if sequence.last_token_s is None:
+                sequence.last_token_s = self.timeline.busy_until_s
+        self.preemptions += len(batch.preempted)
+        if not batch.count and not batch.chunks:
+            self._held_back = True
+            self._stands_still()
+            return
+        self._idle_decisions = 0
+        batch.formed_s = moment_s
+        self.timeline.place(batch)
+        batch.gauges = (len(self._running), len(self._waiting), self.pool.blocks - self.pool.free)
+        for sequence, tokens in batch.chunks:
+            if sequence.admitted_s is None:
+                sequence.admitted_s = moment_s
+            sequence.computed += tokens
+            if sequence.computed == sequence.total:
+                sequence.total += 1
+                sequence.generated += 1
+                batch.sampling.append(sequence)
+                if sequence.done:
+                    batch.ending.append(sequence)
+
+    def _stands_still(self) -> None:
+        """Count decisions without a token; too many in a row end the run."""
+        self._idle_decisions += 1
+        if self._idle_decisions > MOST_IDLE_DECISIONS:
+            raise StalledError(
+                f"replica {self.replica} at {self.clock.now:.6f} s: {MOST_IDLE_DECISIONS} decisions in a row "
+                f"computed nothing while {self.load} requests are there"
+            )
+
+    def _trim(self, batch: Batch, steps: int) -> None:
+        self.scheduler.trim(batch, steps)  # type: ignore[attr-defined]
+        self.timeline.shorten(batch)
+
+    def _set_alarm(self) -> None:
+        """Wake up at the end of the batch that runs."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self.timeline.in_flight:
+            self._alarm = self.clock.alarm(self.timeline.ends_s(), self._wake, decides=True)
+
+    # ------------------------------------------------------------------ batches end
+
+    def _wake(self, _: Event) -> None:
+        """Settle what has ended, form what can be formed, and sleep until the next end."""
+        now = self.clock.now
+        self._alarm = None
+        timeline = self.timeline
+        if timeline.opens_s() < now:
+            self._catch_up(now)
+        in_flight = timeline.in_flight
+        timeline.run_to(now)
+        while in_flight and timeline.ends_s() <= now:
+            batch = in_flight.popleft()
+            self._held_back = False
+            if self._settle(batch) and in_flight and in_flight[-1].steps > 1 and self._waiting:
+                # Seats and blocks fall free: the step formed ahead stands, those after it do not.
+                for other, steps in timeline.cut(now):
+                    if steps < other.steps:
+                        self._trim(other, steps)
+        while not self._held_back and timeline.opens_s() <= now:
+            self._form(now)
+        if not in_flight:
+            self._held_back = False
+        self._set_alarm()
+
+    def _settle(self, batch: Batch) -> list[Sequence]:
+        """Log a batch that has ended, hand out its tokens, and end who is done."""
+        end = batch.end_s
+        row = len(self.log)
+        steps = batch.steps
+        self.steps += steps
+        running, waiting, used = batch.gauges
+        if batch.epoch is not None:
+            epoch, first = batch.epoch, batch.first_step
+            first_s = epoch.duration(first + 1)
+            last_s = epoch.duration(first + steps) if steps > 1 else first_s
+            count = epoch.count
+            context = sum_context(batch)
+            padded = self.options.padded(count)
+            self.log.append(
+                (batch.start_s, end, steps, count, context, 0, 0, first_s, last_s, running, waiting, used,
+                 padded, count, 0.0, 0.0, 0, batch.count)
+            )  # fmt: skip
+        else:
+            seconds, padded, attention_s, share = batch.price
+            tokens = 0
+            for _, chunk in batch.chunks:
+                tokens += chunk
+            self.log.append(
+                (batch.start_s, end, 1, batch.count, batch.contexts[0] if batch.contexts else 0, tokens,
+                 len(batch.chunks), seconds, seconds, running, waiting, used, padded,
+                 batch.count + len(batch.sampling), attention_s, share, 0, batch.count)
+            )  # fmt: skip
+        for sequence, _ in batch.chunks:
+            if sequence.first_row < 0:
+                sequence.first_row = row
+        for sequence in batch.sampling:
+            if sequence.first_token_s is None:
+                sequence.first_token_s = end
+                self.log.first_tokens()
+            else:
+                last = sequence.last_token_s
+                self.log.gap(end - (batch.start_s if last is None else last))
+            sequence.last_token_s = end
+        finished = self.scheduler.settle(batch, steps)
+        for sequence in finished:
+            sequence.last_row = row
+            self._end(sequence, "finished", "length", end)
+        return finished
+
+    # ------------------------------------------------------------------ requests end
+
+    def _end(self, sequence: Sequence, status: Any, reason: str, finished_s: float | None) -> None:
+        """Make the record of a sequence and let it go."""
+        del self._sequences[sequence.request.id]
+        self.load -= 1
+        record = self._record(sequence.request, status, reason, sequence)
+        record.finished_s = finished_s
+        self.rows.append((sequence.first_row, sequence.last_row) if sequence.first_row >= 0 else None)
+        self._finish(record)
+
+    def _record(self, request: Request, status: Any, reason: str, sequence: Sequence | None) -> Record:
+        none = sequence is None
+        return Record(
+            request.id,
+            self.replica,
+            status,
+            reason,
+            1,
+            request.arrival_s,
+            None if none else sequence.admitted_s,
+            None if none else sequence.first_token_s,
+            None,
+            request.prompt_tokens,
+            0 if none else sequence.generated,
+            0 if none else sequence.cached_tokens,
+            0 if none else sequence.preemptions,
+            request.priority,
+            request.session_id,
+            request.tenant,
+        )
+
+
+def sum_context(batch: Batch) -> int:
+    """Return the tokens attended in the first step of a batch that only decodes."""
+    total = batch.contexts[0] if batch.contexts else 0
+    return total + sum(sequence.computed for sequence, _ in batch.chunks)

@@ -1,0 +1,67 @@
+"""How many KV-cache blocks a sequence holds, and how many are free.
+
+Blocks are counted, not named: a block is `block_size` tokens of one cache group, and all groups draw
+on one pool (vLLM's hybrid allocator).  A group of full attention keeps every block of a sequence; a
+group with a window gives back the blocks that lie wholly behind it, just before the next tokens are
+allocated.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGroup:
+    """Cache groups that behave alike: ``copies`` blocks of the pool for each ``block_size`` tokens.
+
+    ``window`` is the number of tokens that a query sees, None for all of them.
+    """
+
+    window: int | None
+    copies: int = 1
+
+
+class BlockPool:
+    """The free blocks of one engine and the rule that says who needs how many.
+
+    Args:
+        blocks: usable blocks (vLLM's `num_gpu_blocks` less the null block).
+        block_size: tokens in a block.
+        groups: the cache groups of the model, at least one.
+        max_chunk: the most tokens one step computes of one sequence; bounds what a window group holds.
+    """
+
+    __slots__ = ("block_size", "blocks", "copies", "free", "groups", "max_chunk", "windows")
+
+    def __init__(
+        self, blocks: int, block_size: int, groups: tuple[BlockGroup, ...] = (BlockGroup(None),), *, max_chunk: int = 0
+    ) -> None:
+        self.blocks = blocks
+        self.block_size = block_size
+        self.groups = groups
+        self.max_chunk = max_chunk
+        self.free = blocks
+        self.copies = sum(group.copies for group in groups)
+        self.windows = tuple(sorted((group.window, group.copies) for group in groups if group.window is not None))
+
+    def held(self, computed: int, before: int) -> int:
+        """Return the blocks of a sequence with ``computed`` tokens whose last step started at ``before``."""
+        held = -(-computed // self.block_size) * self.copies
+        for window, copies in self.windows:
+            held -= copies * (max(0, before - window + 1) // self.block_size)
+        return held
+
+    def needed(self, tokens: int) -> int:
+        """Return the blocks that must be free to admit a sequence of ``tokens`` tokens as a whole.
+
+        A window group never holds more than the window and one step's tokens, so admission asks for
+        no more than that (vLLM's admission cap).
+        """
+        needed = -(-tokens // self.block_size) * self.copies
+        for window, copies in self.windows:
+            most = -(-(window - 1 + self.max_chunk) // self.block_size) + 1
+            needed -= copies * max(0, -(-tokens // self.block_size) - most)
+        return needed
+
+    def most_held(self, tokens: int) -> int:
+        """Return the most blocks a sequence can hold while it grows to ``tokens`` tokens."""
+        return self.needed(tokens)

@@ -1,0 +1,66 @@
+"""What a scheduler decides: which tokens the next step, or the next steps, compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmsim.kvcache.decode_group import DecodeGroup
+    from llmsim.performance.step_cost import Epoch
+    from llmsim.schedulers.sequence import Sequence
+
+
+class Batch:
+    """One decision: chunks of single sequences, a group that decodes, and for how many steps it stands.
+
+    Args:
+        chunks: (sequence, tokens) to compute, in the order of scheduling; a batch with chunks stands
+            for one step.
+        decodes: sequences that compute one token each in every step, or None.
+        steps: for how many consecutive steps the decision stands, unless it is trimmed.
+        padded: what the chunks cost where that differs from the chunks: (new tokens, prefix) each.
+
+    The engine fills in the rest: `contexts` and `growth` are the group's attended tokens and their
+    growth a step (all layers, then each window), taken when the batch is formed; `sampling` are the
+    sequences of `chunks` that get a token from this step, `ending` those among them for which it is the
+    last one.
+    """
+
+    __slots__ = (
+        "admitted", "chunks", "contexts", "count", "decodes", "end_s", "ending", "epoch", "first_step", "formed_s", "gauges",
+        "growth", "interrupted", "padded", "preempted", "price", "row", "sampling", "start_s", "steps", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        chunks: list[tuple[Sequence, int]],
+        decodes: DecodeGroup | None = None,
+        steps: int = 1,
+        *,
+        padded: list[tuple[int, int]] | None = None,
+    ) -> None:
+        self.chunks = chunks
+        self.decodes = decodes
+        self.steps = steps
+        self.padded = padded
+        self.admitted: Many[Sequence] = ()
+        self.preempted: Many[Sequence] = ()
+        self.interrupted: Many[Sequence] = ()
+        self.ending: list[Sequence] = []
+        self.sampling: list[Sequence] = []
+        self.epoch: Epoch | None = None
+        self.count = 0
+        self.contexts: tuple[int, ...] = ()
+        self.growth: tuple[int, ...] = ()
+        self.version = 0
+        if decodes is not None:
+            self.count = decodes.count
+            self.contexts = decodes.contexts()
+            self.growth = decodes.growth()
+            self.version = decodes.version
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one step of the batch computes."""
+        return self.count + sum(tokens for _, tokens in self.chunks)

@@ -1,0 +1,346 @@
+"""Continuous batching by the rules of vLLM's V1 scheduler.
+
+One step: running sequences first, each as many tokens as it lacks; then, if nothing was preempted,
+the waiting ones in order, until the token budget, the seats or the blocks run out.  The head of the
+queue is never skipped.  When blocks run out under a running sequence, the last admitted one is
+preempted: its blocks are freed, and it goes back to the front of the queue to be computed anew.
+
+Sequences that decode live in a `DecodeGroup`, so a step that only decodes is a leap: one decision for
+as many steps as nothing can change.  Whatever does not go smoothly (blocks short, budget short) takes
+the sequence-by-sequence way of `_plan_each`; both ways make the same decisions.
+"""
+
+from __future__ import annotations
+
+from llmsim.engine_options import EngineOptions
+from llmsim.kvcache.blocks import BlockPool
+from llmsim.kvcache.decode_group import DecodeGroup
+from llmsim.schedulers.batch import Batch
+from llmsim.schedulers.queues import QUEUES, WaitingQueue
+from llmsim.schedulers.sequence import Sequence
+
+# With pipeline stages a leap is at most this long, and is made only when the free blocks would carry
+# every running sequence that far: then no decision can depend on blocks that a leap has reserved.
+PIPELINE_LEAP = 64
+
+
+class ContinuousBatching:
+    """vLLM V1: chunked prefill, recompute preemption, head-of-line blocking.
+
+    Args:
+        options: the engine's options; batch limits, policy, watermark and thresholds are read here.
+        pool: the blocks of the engine.
+        leap: whether decisions may stand for more than one step.
+    """
+
+    def __init__(self, options: EngineOptions, pool: BlockPool, *, leap: bool = True) -> None:
+        self.pool = pool
+        self.leap = leap
+        self.waiting: WaitingQueue = QUEUES[options.scheduling_policy]()
+        self.running: dict[Sequence, None] = {}
+        self._by_priority = options.scheduling_policy == "priority"
+        self._budget = options.max_num_scheduled_tokens or options.max_num_batched_tokens
+        self._batched = options.max_num_batched_tokens
+        self._seats = min(options.max_num_seqs, options.max_num_active_seqs or options.max_num_seqs)
+        self._chunked = options.enable_chunked_prefill
+        self._long = options.long_prefill_token_threshold
+        self._adaptive = options.long_prefill_token_threshold_adaptive
+        self._reserve_prompt = options.scheduler_reserve_full_isl
+        self._watermark = int(options.watermark * (pool.blocks + 1))
+        # Only a single stage computes the next token of a sequence right after the last: with more
+        # stages a sequence waits for its token to come out at the far end.
+        self._pipelined = options.pipeline_parallel_size > 1
+        self._group = DecodeGroup(pool)
+        self._idle: list[Sequence] = []  # to join the next group (pipelines)
+        self._partial: dict[Sequence, None] = {}  # admitted, prompt not yet computed, in running order
+        self._last: Batch | None = None
+        self._admissions = 0
+
+    # ------------------------------------------------------------------ the protocol
+
+    def add(self, sequence: Sequence) -> bool:
+        """Queue a newcomer; it matters if it is first in line and a seat is free."""
+        return self.waiting.add(sequence) and len(self.running) < self._seats
+
+    def next_batch(self) -> Batch | None:
+        """Decide the next step, or the next steps."""
+        group = self._absorb()
+        batch = self._plan_group(group) or self._plan_each(group)
+        if not batch.count and not batch.chunks:
+            # Preemptions without a step are possible only when the victim was the last one running.
+            return batch if batch.preempted else None
+        if batch.decodes is not None:
+            group.batch = batch
+            if self._pipelined:
+                self._group = DecodeGroup(self.pool)
+        for sequence, _ in batch.chunks:
+            sequence.slot = batch
+            self._partial.pop(sequence, None)
+        self._last = batch
+        return batch
+
+    def settle(self, batch: Batch, steps: int) -> list[Sequence]:
+        """Release the sequences whose last token has come."""
+        group = batch.decodes
+        if group is not None and group.batch is batch:
+            batch.ending += group.retire()
+            if self._pipelined:
+                self._lay_by(group)
+        finished = batch.ending
+        if self._pipelined:
+            for sequence in batch.sampling:
+                if sequence.slot is batch and not sequence.done:
+                    sequence.slot = None
+                    self._idle.append(sequence)
+        if len(finished) > 1:
+            finished.sort(key=_admission)
+        for sequence in finished:
+            if sequence in self.running:
+                del self.running[sequence]
+                self.pool.free += sequence.blocks
+                sequence.blocks = 0
+            else:
+                self.waiting.remove(sequence)
+        return finished
+
+    def _lay_by(self, group: DecodeGroup) -> None:
+        """Keep a group that came out of the pipeline for the next batch; join it to one that waits already."""
+        if self._group.count:
+            self._idle += group.dissolve()
+        else:
+            self._group = group
+
+    def trim(self, batch: Batch, steps: int) -> None:
+        """Take back all but the first ``steps`` steps of a leap in flight."""
+        assert batch.decodes is not None
+        batch.decodes.advance(steps - batch.steps)
+        batch.steps = steps
+
+    # ------------------------------------------------------------------ a step that goes smoothly
+
+    def _absorb(self) -> DecodeGroup:
+        """Bring the books up to date with the last batch; return the group that can decode now."""
+        group = self._group
+        last = self._last
+        self._last = None
+        if last is not None:
+            if last.decodes is group and group.batch is last:
+                last.ending += group.retire()
+            for sequence, _ in last.chunks:
+                if sequence.slot is not last:
+                    continue  # preempted meanwhile
+                if sequence.remaining > 1 or sequence.generated == 0:
+                    sequence.slot = None
+                    self._partial[sequence] = None
+                elif not self._pipelined:
+                    sequence.slot = None
+                    if not sequence.done:
+                        group.join(sequence)
+        if self._idle:
+            for sequence in sorted(self._idle, key=_admission):
+                if sequence in self.running:
+                    group.join(sequence)
+            self._idle.clear()
+        if len(self._partial) > 1:
+            self._partial = dict.fromkeys(sorted(self._partial, key=_admission))
+        return group
+
+    def _plan_group(self, group: DecodeGroup) -> Batch | None:
+        """Let all that decode take one token each; answer None if that cannot go smoothly."""
+        budget = self._budget - group.count
+        if budget < 0 or (group.count and not group.steps_that_fit(1)):
+            return None
+        cap = self._cap() if self._long else 0
+        taken = group.taken(group.clock, 1)
+        chunks: list[tuple[Sequence, int]] = []
+        if self._partial:
+            continued = self._continue_chunks(budget, cap, taken)
+            if continued is None:
+                return None
+            chunks = continued
+            budget -= sum(tokens for _, tokens in chunks)
+        admitted = []
+        if self.waiting:
+            free = self.pool.free - taken
+            while self.waiting and budget > 0 and len(self.running) < self._seats:
+                sequence = self.waiting.head()
+                tokens = self._admissible(sequence, budget, cap, free)
+                if not tokens:
+                    break
+                free -= self._admit(sequence, tokens)
+                admitted.append(sequence)
+                chunks.append((sequence, tokens))
+                budget -= tokens
+        if not group.count:
+            batch = Batch(chunks)
+        else:
+            batch = Batch(chunks, group, 1 if chunks or not self.leap else self._horizon(group))
+            group.advance(batch.steps)
+        batch.admitted = admitted
+        return batch
+
+    def _continue_chunks(self, budget: int, cap: int, taken: int) -> list[tuple[Sequence, int]] | None:
+        """Give prompts under way their next chunks; None if the order of service would matter."""
+        wants = {sequence: min(sequence.remaining, cap) if cap else sequence.remaining for sequence in self._partial}
+        if sum(wants.values()) > budget:
+            last = next(reversed(self._partial))
+            if len(wants) > 1 or last is not next(reversed(self.running)):
+                return None
+            wants[last] = budget
+        pool = self.pool
+        plan = []
+        free = pool.free - taken
+        for sequence, tokens in wants.items():
+            if not tokens:
+                continue
+            held = pool.held(sequence.computed + tokens, sequence.computed)
+            free -= held - sequence.blocks
+            plan.append((sequence, tokens, held))
+        if free < 0 or (pool.windows and plan):
+            return None
+        for sequence, _, held in plan:
+            pool.free -= held - sequence.blocks
+            sequence.blocks = held
+        return [(sequence, tokens) for sequence, tokens, _ in plan]
+
+    def _horizon(self, group: DecodeGroup) -> int:
+        """Return for how many steps nothing can change from within."""
+        steps = group.until_change()
+        if self._pipelined:
+            blocks = self.pool.copies * len(self.running) * (-(-PIPELINE_LEAP // self.pool.block_size) + 1)
+            if self.waiting or self._partial or self._idle or blocks > self.pool.free:
+                return 1
+            return min(steps, PIPELINE_LEAP)
+        if self.waiting and self.pool.windows and len(self.running) < self._seats:
+            return 1  # what falls behind a window frees blocks, so the head of the queue may get in at any step
+        return group.steps_that_fit(steps)
+
+    def _cap(self) -> int:
+        """Return the most tokens of one prompt in this step, 0 for no limit (the long-prefill threshold)."""
+        present = len(self.running) + len(self.waiting)
+        if not self._long or present <= 1:
+            return 0
+        return max(self._long, self._batched // present) if self._adaptive else self._long
+
+    # ------------------------------------------------------------------ admission
+
+    def _admissible(self, sequence: Sequence, budget: int, cap: int, free: int) -> int:
+        """Return how many tokens of the head of the queue can start now, 0 for none."""
+        tokens = min(sequence.remaining, cap) if cap else sequence.remaining
+        if tokens > budget:
+            if not self._chunked and not self._long:
+                return 0
+            tokens = budget
+        spare = free - (self._watermark if self.running else 0)
+        if self._reserve_prompt and self.pool.needed(sequence.total) > spare:
+            return 0
+        return tokens if self.pool.held(tokens, 0) <= spare else 0
+
+    def _admit(self, sequence: Sequence, tokens: int) -> int:
+        """Seat the head of the queue with blocks for its first chunk; return how many."""
+        self.waiting.pop()
+        self._admissions += 1
+        sequence.order = self._admissions
+        self.running[sequence] = None
+        sequence.blocks = self.pool.held(tokens, 0)
+        self.pool.free -= sequence.blocks
+        return sequence.blocks
+
+    # ------------------------------------------------------------------ sequence by sequence
+
+    def _plan_each(self, group: DecodeGroup) -> Batch:
+        """Plan the step one running sequence after the other, preempting where blocks are short."""
+        for sequence in group.dissolve():
+            self._partial[sequence] = None
+        ready = self._partial
+        self._partial = {}
+        batch = Batch([])
+        budget = self._budget
+        cap = self._cap()
+        scheduled: dict[Sequence, int] = {}
+        # A victim leaves `running` and `ready` behind the place that the walk has reached, or, by
+        # priority, before it; the walk therefore looks whether each one is still there.
+        for sequence in sorted(ready, key=_admission):
+            if sequence not in ready:
+                continue
+            if budget <= 0:
+                break
+            tokens = min(sequence.remaining, budget)
+            if cap:
+                tokens = min(tokens, cap)
+            refund = self._allocate(sequence, tokens, ready, scheduled, batch)
+            budget += refund
+            if sequence in ready:
+                scheduled[sequence] = tokens
+                budget -= tokens
+            elif not self._by_priority:
+                break
+        if not batch.preempted:
+            self._admit_each(batch, scheduled, budget, cap)
+        batch.chunks = list(scheduled.items())
+        self._partial = {sequence: None for sequence in ready if sequence not in scheduled}
+        batch.interrupted = [*batch.preempted, *(sequence for sequence in self._partial if sequence.generated)]
+        return batch
+
+    def _allocate(
+        self, sequence: Sequence, tokens: int, ready: dict[Sequence, None], scheduled: dict[Sequence, int], batch: Batch
+    ) -> int:
+        """Find blocks for ``tokens`` tokens, preempting others or, last, the sequence itself.
+
+        Returns the tokens that victims scheduled in this step give back to the budget.
+        """
+        pool = self.pool
+        refund = 0
+        while True:
+            held = pool.held(sequence.computed + tokens, sequence.computed)
+            # What falls behind a window is freed before the new tokens are allocated.
+            if held - sequence.blocks <= pool.free:
+                pool.free -= held - sequence.blocks
+                sequence.blocks = held
+                return refund
+            victim = self._victim()
+            self._preempt(victim)
+            batch.preempted = [*batch.preempted, victim]
+            ready.pop(victim, None)
+            refund += scheduled.pop(victim, 0)
+            if victim is sequence:
+                return refund
+
+    def _victim(self) -> Sequence:
+        """Return who must give way: the last admitted, or by priority the least important and latest."""
+        if not self._by_priority:
+            return next(reversed(self.running))
+        return max(self.running, key=lambda sequence: (sequence.request.priority, sequence.request.arrival_s))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Free all blocks of a sequence; it will be computed anew, prompt and output."""
+        slot = sequence.slot
+        if isinstance(slot, DecodeGroup):
+            slot.leave(sequence)
+            if sequence.done and slot.batch is not None:
+                slot.batch.ending.append(sequence)
+        sequence.slot = None
+        del self.running[sequence]
+        self._idle = [other for other in self._idle if other is not sequence]
+        self.pool.free += sequence.blocks
+        sequence.blocks = 0
+        sequence.computed = 0
+        sequence.preemptions += 1
+        self.waiting.put_back(sequence)
+
+    def _admit_each(self, batch: Batch, scheduled: dict[Sequence, int], budget: int, cap: int) -> None:
+        """Admit from the queue into a step that was planned sequence by sequence."""
+        while self.waiting and budget > 0 and len(self.running) < self._seats:
+            sequence = self.waiting.head()
+            tokens = self._admissible(sequence, budget, cap, self.pool.free)
+            if not tokens:
+                return
+            self._admit(sequence, tokens)
+            batch.admitted = [*batch.admitted, sequence]
+            scheduled[sequence] = tokens
+            budget -= tokens
+
+
+def _admission(sequence: Sequence) -> int:
+    """Sort key: the order of admission, which is the order of service."""
+    return sequence.order

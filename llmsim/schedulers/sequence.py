@@ -1,0 +1,62 @@
+"""A request under way in an engine."""
+
+from __future__ import annotations
+
+from llmsim.workload.request import Request
+
+
+class Sequence:
+    """One request in one engine: what is computed, what is held, and the moments that matter.
+
+    There is no prefill and no decode phase: ``total - computed`` tokens remain to be computed, and a
+    step that brings ``computed`` up to ``total`` samples one more token.  A preemption sets
+    ``computed`` back to zero and leaves ``total`` as it is.
+
+    Attributes:
+        target: output tokens after which the sequence ends.
+        total: prompt tokens and generated tokens.
+        computed: tokens whose keys and values have been computed, counting scheduled steps.
+        generated: output tokens, counting scheduled steps.
+        blocks: KV-cache blocks held.
+        base, finish_clock: its place in a `DecodeGroup`; meaningless outside of one.
+        last_token_s: when the last token came, None while tokens come at every step of the engine.
+        first_row, last_row: rows of the engine's step log between which the sequence ran.
+    """
+
+    __slots__ = (
+        "admitted_s", "base", "blocks", "cached_tokens", "computed", "finish_clock", "first_row", "first_token_s",
+        "generated", "last_row", "last_token_s", "order", "preemptions", "request", "slot", "target", "total",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, target: int, order: int = 0) -> None:
+        self.request = request
+        self.target = target
+        self.order = order
+        self.total = request.prompt_tokens
+        self.computed = 0
+        self.generated = 0
+        self.blocks = 0
+        self.base = 0
+        self.finish_clock = 0
+        self.cached_tokens = 0
+        self.preemptions = 0
+        self.admitted_s: float | None = None
+        self.first_token_s: float | None = None
+        self.last_token_s: float | None = None
+        self.first_row = -1
+        self.last_row = 0
+        self.slot: object = None
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that remain to be computed before the next token is sampled."""
+        return self.total - self.computed
+
+    @property
+    def done(self) -> bool:
+        """Whether the last token has been scheduled."""
+        return self.generated >= self.target
+
+    def __repr__(self) -> str:
+        """Show what a person who debugs a scheduler wants to see."""
+        return f"Sequence({self.request.id}: {self.computed}/{self.total} computed, {self.generated}/{self.target} out)"

@@ -1,0 +1,1 @@
+"""The pytest plugin: fixtures for percentile regression tests.  It imports pytest and nothing heavier."""

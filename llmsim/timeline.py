@@ -1,0 +1,169 @@
+"""When batches begin and end: one device group, or a pipeline of them.
+
+A timeline knows prices and moments, and nothing of queues.  `place` says when a batch ends; a batch
+that stands for many steps is found at its right step at any moment, so it can be cut short there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import Protocol
+
+from llmsim.performance.step_cost import Epoch, StepCost
+from llmsim.schedulers.batch import Batch
+
+
+class Timeline(Protocol):
+    """The moments of the batches that are in flight, in the order in which they end."""
+
+    in_flight: deque[Batch]
+    busy_until_s: float
+
+    def place(self, batch: Batch) -> None:
+        """Price a batch that was just formed, and set when it starts and ends."""
+        ...
+
+    def opens_s(self) -> float:
+        """Return the moment from which one more batch may be formed; minus infinity: at once."""
+        ...
+
+    def ends_s(self) -> float:
+        """Return when the next batch is through with all its steps."""
+        ...
+
+    def run_to(self, moment_s: float) -> None:
+        """Bring leaps up to the steps that have begun before ``moment_s``."""
+        ...
+
+    def cut(self, moment_s: float) -> list[tuple[Batch, int]]:
+        """Return the leaps in flight, and how many steps of each have been formed by ``moment_s``."""
+        ...
+
+    def shorten(self, batch: Batch) -> None:
+        """Take note that ``batch.steps`` was lowered."""
+        ...
+
+
+def price_rows(
+    batch: Batch, windows: tuple[int, ...]
+) -> tuple[list[tuple[int, int]], int, tuple[int, ...], int, int]:
+    """Return what a step with chunks is priced by; called before the chunks are counted as computed.
+
+    Chunks of a single token that continue an output are decodes like those of the group.
+
+    Returns:
+        chunks (tokens, prefix), decoding sequences, their summed contexts, the longest, sampled rows.
+    """
+    chunks = []
+    decodes, sampled = batch.count, batch.count
+    contexts = list(batch.contexts) if batch.contexts else [0] * (1 + len(windows))
+    # The group's clock has moved past this step already.
+    longest = batch.decodes.longest() - 1 if batch.decodes is not None else 0
+    for sequence, tokens in batch.chunks:
+        computed = sequence.computed
+        sampled += computed + tokens == sequence.total
+        if tokens == 1 and sequence.generated and computed:
+            decodes += 1
+            contexts[0] += computed + 1
+            for place, window in enumerate(windows):
+                contexts[1 + place] += min(computed + 1, window)
+            longest = max(longest, computed + 1)
+        else:
+            chunks.append((tokens, computed))
+    return batch.padded or chunks, decodes, tuple(contexts), longest, sampled
+
+
+class SingleStage:
+    """One device group: batches run one after the other, whatever is formed ahead.
+
+    Args:
+        cost: the cost of a step.
+        depth: batches in flight: 1, or 2 with asynchronous scheduling.
+    """
+
+    def __init__(self, cost: StepCost, depth: int) -> None:
+        self.cost = cost
+        self.in_flight: deque[Batch] = deque()
+        self.busy_until_s = -inf
+        self._ahead = depth - 1
+        self._epoch: Epoch | None = None
+        self._group: object = None
+        self._offset = 0
+        self._opens_s = -inf
+
+    def reprice(self, cost: StepCost) -> None:
+        """Use another cost for all batches placed from now on."""
+        self.cost = cost
+        self._epoch = None
+
+    def place(self, batch: Batch) -> None:
+        """Put a batch behind the last one; a decode batch like the last one continues its epoch."""
+        start = batch.start_s = max(batch.formed_s, self.busy_until_s)
+        if batch.chunks:
+            chunks, decodes, contexts, longest, sampled = price_rows(batch, self.cost.windows)
+            self._epoch = None
+            if chunks:
+                batch.price = price = self.cost.step(chunks, decodes, contexts, longest, sampled)
+                batch.end_s = start + price[0]
+            else:
+                batch.epoch = self.cost.epoch(start, 0, decodes, contexts, (0,) * len(contexts))
+                batch.first_step = 0
+                batch.end_s = batch.epoch.end(1)
+        else:
+            epoch = self._epoch
+            if (
+                epoch is None
+                or epoch.version != batch.version
+                or self._group is not batch.decodes
+                or start != self.busy_until_s
+            ):
+                epoch = self.cost.epoch(start, batch.version, batch.count, batch.contexts, batch.growth)
+                self._epoch = epoch
+                self._group = batch.decodes
+                self._offset = 0
+            batch.epoch = epoch
+            batch.first_step = self._offset
+            self._offset += batch.steps
+            batch.end_s = epoch.end(self._offset)
+        self.busy_until_s = batch.end_s
+        self.in_flight.append(batch)
+        self._set_opening(batch)
+
+    def opens_s(self) -> float:
+        """Return when the last step in flight begins, if one batch is formed ahead; else when all is done."""
+        return self._opens_s if self.in_flight else -inf
+
+    def _set_opening(self, last: Batch) -> None:
+        """Work out from when a batch may be formed behind ``last``."""
+        if not self._ahead:
+            self._opens_s = inf
+        elif last.steps == 1:
+            self._opens_s = last.start_s
+        else:
+            assert last.epoch is not None
+            self._opens_s = last.epoch.end(last.first_step + last.steps - 1)
+
+    def ends_s(self) -> float:
+        """Return the end of the batch that runs."""
+        return self.in_flight[0].end_s
+
+    def run_to(self, moment_s: float) -> None:
+        """Nothing to do: the closed form needs no bringing up to date."""
+
+    def cut(self, moment_s: float) -> list[tuple[Batch, int]]:
+        """Return the last batch, if it leaps, and its steps formed before or at ``moment_s``."""
+        last = self.in_flight[-1]
+        if last.steps == 1:
+            return []
+        if moment_s <= last.start_s:
+            return [(last, 1)]
+        first = last.first_step
+        step = last.epoch.step_at(moment_s, first, last.start_s, first + last.steps, last.end_s) - first
+        return [(last, min(step + self._ahead, last.steps))]
+
+    def shorten(self, batch: Batch) -> None:
+        """Let the last batch end earlier."""
+        self._offset = batch.first_step + batch.steps
+        batch.end_s = self.busy_until_s = batch.epoch.end(self._offset)
+        self._set_opening(batch)

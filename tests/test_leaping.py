@@ -1,0 +1,72 @@
+"""Leaping is exact: the same records, to the last bit, as stepping."""
+
+import random
+from dataclasses import astuple
+
+import pytest
+from simulations import PlainPrices, options, run
+
+from llmsim.workload.request import Request
+
+
+def scenario(seed: int, *, pipelined: bool = False) -> dict:
+    """Draw a scenario: requests, options, blocks, windows, prices."""
+    draw = random.Random(seed)
+    start = draw.choice([0.0, 0.0, 1e6])
+    requests = []
+    clock = start
+    for number in range(draw.randint(1, 60)):
+        clock += draw.choice([0.0, 0.0, draw.expovariate(20.0), draw.expovariate(2.0), 0.01, 0.02])
+        requests.append(
+            Request(str(number), clock, draw.randint(1, draw.choice([20, 300, 900])),
+                    draw.randint(1, draw.choice([1, 4, 40, 300])), priority=draw.randint(0, 2))
+        )  # fmt: skip
+    windows = draw.choice([(), (), (), (64,), (32, 200)])
+    block_size = draw.choice([1, 16, 16, 32])
+    longest = max(request.prompt_tokens + request.output_tokens for request in requests)
+    blocks = -(-longest // block_size) * (1 + len(windows)) + draw.choice([0, 3, 50, 4000])
+    seats = draw.choice([1, 2, 8, 32])
+    budget = max(seats, draw.choice([16, 64, 256, 2048]))
+    engine = options(
+        max_num_seqs=seats,
+        max_num_batched_tokens=budget,
+        block_size=block_size,
+        async_scheduling=draw.random() < 0.6,
+        scheduling_policy=draw.choice(["fcfs", "fcfs", "priority"]),
+        long_prefill_token_threshold=draw.choice([0, 0, 0, 40]),
+        watermark=draw.choice([0.0, 0.0, 0.05]),
+        scheduler_reserve_full_isl=draw.random() < 0.7,
+        cudagraph_sizes=draw.choice([(), (1, 2, 4, 8, 16, 32)]),
+        pipeline_parallel_size=draw.choice([2, 3]) if pipelined else 1,
+    )
+    if draw.random() < 0.3:  # prices in which steps end exactly at arrivals
+        plain = {"fixed": 0.01, "token": 0.0, "context": 0.0, "bend": 0.0}
+    else:
+        plain = {"host": draw.choice([0.0, 0.012])}
+    prices = [PlainPrices((None, *windows), **plain) for _ in range(engine.pipeline_parallel_size)]
+    return {"requests": requests, "engine": engine, "blocks": blocks, "windows": windows, "prices": prices}
+
+
+def lives(records):
+    """Return what must agree: every field of every record, in the order of ending."""
+    return [astuple(record) for record in records]
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_leaping_gives_the_records_of_stepping(seed):
+    drawn = scenario(seed)
+    leapt, engine = run(**drawn)
+    stepped, slow = run(**drawn, leap=False)
+    assert lives(leapt) == lives(stepped)
+    assert len(leapt) == len(drawn["requests"])
+    assert engine.steps == slow.steps
+    assert engine.pool.free == engine.pool.blocks
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_static_batching_leaps_exactly_too(seed):
+    drawn = scenario(seed)
+    leapt, _ = run(**drawn, scheduler="static")
+    stepped, _ = run(**drawn, scheduler="static", leap=False)
+    assert lives(leapt) == lives(stepped)
+    assert len(leapt) == len(drawn["requests"])
