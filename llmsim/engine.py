@@ -205,28 +205,12 @@ class Engine:
         row = len(self.log)
         steps = batch.steps
         self.steps += steps
-        running, waiting, used = batch.gauges
-        if batch.epoch is not None:
-            epoch, first = batch.epoch, batch.first_step
-            first_s = epoch.duration(first + 1)
-            last_s = epoch.duration(first + steps) if steps > 1 else first_s
-            count = epoch.count
-            context = sum_context(batch)
-            padded = self.options.padded(count)
-            self.log.append(
-                (batch.start_s, end, steps, count, context, 0, 0, first_s, last_s, running, waiting, used,
-                 padded, count, 0.0, 0.0, 0, batch.count)
-            )  # fmt: skip
+        if batch.rounds is not None:
+            self._log_rounds(batch)
+        elif batch.epoch is not None:
+            self._log_leap(batch)
         else:
-            seconds, padded, attention_s, share = batch.price
-            tokens = 0
-            for _, chunk in batch.chunks:
-                tokens += chunk
-            self.log.append(
-                (batch.start_s, end, 1, batch.count, batch.contexts[0] if batch.contexts else 0, tokens,
-                 len(batch.chunks), seconds, seconds, running, waiting, used, padded,
-                 batch.count + len(batch.sampling), attention_s, share, 0, batch.count)
-            )  # fmt: skip
+            self._log_step(batch)
         for sequence, _ in batch.chunks:
             if sequence.first_row < 0:
                 sequence.first_row = row
@@ -243,6 +227,47 @@ class Engine:
             sequence.last_row = row
             self._end(sequence, "finished", "length", end)
         return finished
+
+    def _log_leap(self, batch: Batch) -> None:
+        """Log steps that only decode."""
+        epoch, first, steps = batch.epoch, batch.first_step, batch.steps
+        assert epoch is not None
+        first_s = epoch.duration(first + 1)
+        last_s = epoch.duration(first + steps) if steps > 1 else first_s
+        count = epoch.count
+        context = batch.contexts[0] if batch.count else sum(sequence.computed for sequence, _ in batch.chunks)
+        self.log.append(
+            (batch.start_s, batch.end_s, steps, count, context, 0, 0, first_s, last_s, *batch.gauges,
+             self.options.padded(count), count, 0.0, 0.0, first_s, batch.count)
+        )  # fmt: skip
+
+    def _log_step(self, batch: Batch) -> None:
+        """Log a step with prompt tokens in it."""
+        seconds, padded, attention_s, share = batch.price
+        tokens = 0
+        for _, chunk in batch.chunks:
+            tokens += chunk
+        count = batch.count
+        self.log.append(
+            (batch.start_s, batch.end_s, 1, count, batch.contexts[0] if count else 0, tokens, len(batch.chunks),
+             seconds, seconds, *batch.gauges, padded, count + len(batch.sampling), attention_s, share, seconds, count)
+        )  # fmt: skip
+
+    def _log_rounds(self, batch: Batch) -> None:
+        """Log each step of a batch that went through a pipeline; what a client waits for includes all stages."""
+        _, padded, attention_s, share = batch.price
+        tokens = sum(tokens for _, tokens in batch.chunks)
+        prefills = len(batch.chunks) if padded else 0
+        context = batch.contexts[0] if batch.count else 0
+        start = batch.start_s
+        for end, busy in batch.rounds or ():
+            self.log.append(
+                (start, end, 1, batch.count, context, tokens, prefills, end - start, end - start, *batch.gauges,
+                 padded or self.options.padded(batch.count), batch.count + len(batch.sampling), attention_s, share,
+                 busy, batch.count)
+            )  # fmt: skip
+            start = end
+            context += batch.count
 
     # ------------------------------------------------------------------ requests end
 
@@ -275,9 +300,3 @@ class Engine:
             request.session_id,
             request.tenant,
         )
-
-
-def sum_context(batch: Batch) -> int:
-    """Return the tokens attended in the first step of a batch that only decodes."""
-    total = batch.contexts[0] if batch.contexts else 0
-    return total + sum(sequence.computed for sequence, _ in batch.chunks)

@@ -167,3 +167,94 @@ class SingleStage:
         self._offset = batch.first_step + batch.steps
         batch.end_s = self.busy_until_s = batch.epoch.end(self._offset)
         self._set_opening(batch)
+
+
+class Pipeline:
+    """Stages in a row: each batch passes through all of them, behind the batch before it.
+
+    ``end[b, s] = max(end[b, s - 1], end[b - 1, s]) + duration[b, s]``: as many batches are in flight as
+    there are stages (one more with asynchronous scheduling), so bubbles come by themselves.  A batch
+    that stands for many steps goes round: as its step leaves the last stage, its next one is formed.
+
+    Args:
+        costs: the cost of a step on each stage.
+        depth: batches in flight.
+    """
+
+    def __init__(self, costs: list[StepCost], depth: int) -> None:
+        self.costs = costs
+        self.in_flight: deque[Batch] = deque()
+        self.busy_until_s = -inf
+        self._depth = depth
+        self._free_s = [-inf] * len(costs)  # when each stage is through with what it has been sent
+
+    def place(self, batch: Batch) -> None:
+        """Send the first step of a batch into the pipeline."""
+        batch.start_s = batch.formed_s
+        chunks, decodes, contexts, longest, sampled = price_rows(batch, self.costs[0].windows)
+        if chunks:
+            prices = [cost.step(chunks, decodes, contexts, longest, sampled) for cost in self.costs]
+            durations = [price[0] for price in prices]
+            stages = len(prices)
+            attention = sum(price[2] for price in prices)
+            compute = sum(price[2] * price[3] for price in prices)
+            batch.price = (
+                sum(durations) / stages, prices[0][1], attention / stages, compute / attention if attention else 0.0
+            )  # fmt: skip
+        else:
+            durations = [cost.decode_step(decodes, contexts) for cost in self.costs]
+            batch.price = (sum(durations) / len(durations), 0, 0.0, 0.0)
+        batch.end_s = _send(self._free_s, batch.formed_s, durations)
+        batch.rounds = [(batch.end_s, batch.price[0])]
+        self.busy_until_s = batch.end_s
+        self.in_flight.append(batch)
+
+    def _next_round(self, batch: Batch, done: int) -> list[float]:
+        """Price the step of a leap that follows ``done`` steps."""
+        contexts = tuple(
+            context + done * growth for context, growth in zip(batch.contexts, batch.growth, strict=True)
+        )
+        return [cost.decode_step(batch.count, contexts) for cost in self.costs]
+
+    def opens_s(self) -> float:
+        """Return minus infinity while there is room in flight."""
+        return -inf if len(self.in_flight) < self._depth else inf
+
+    def ends_s(self) -> float:
+        """Return when the first leap, or single step, is through: found by running the pipeline ahead."""
+        queue = deque((batch, len(batch.rounds), batch.end_s) for batch in self.in_flight)
+        free_s = self._free_s.copy()
+        while True:
+            batch, done, end_s = queue.popleft()
+            if done == batch.steps:
+                return end_s
+            queue.append((batch, done + 1, _send(free_s, end_s, self._next_round(batch, done))))
+
+    def run_to(self, moment_s: float) -> None:
+        """Send the steps of leaps that begin before ``moment_s`` into the pipeline."""
+        in_flight = self.in_flight
+        while in_flight and in_flight[0].end_s < moment_s and len(in_flight[0].rounds) < in_flight[0].steps:
+            batch = in_flight.popleft()
+            durations = self._next_round(batch, len(batch.rounds))
+            batch.end_s = _send(self._free_s, batch.end_s, durations)
+            batch.rounds.append((batch.end_s, sum(durations) / len(durations)))
+            self.busy_until_s = batch.end_s
+            in_flight.append(batch)
+
+    def cut(self, moment_s: float) -> list[tuple[Batch, int]]:
+        """Return the leaps in flight with the steps that have been sent into the pipeline."""
+        return [(batch, len(batch.rounds)) for batch in self.in_flight if batch.steps > len(batch.rounds)]
+
+    def shorten(self, batch: Batch) -> None:
+        """Nothing to do: the steps that were taken back had not been sent yet."""
+
+
+def _send(free_s: list[float], formed_s: float, durations: list[float]) -> float:
+    """Send a step formed at ``formed_s`` through stages that are free at ``free_s``; return when it comes out."""
+    moment = formed_s
+    for stage, duration in enumerate(durations):
+        if free_s[stage] > moment:
+            moment = free_s[stage]
+        moment += duration
+        free_s[stage] = moment
+    return moment

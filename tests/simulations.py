@@ -13,7 +13,7 @@ from llmsim.machine.clock import Clock
 from llmsim.performance.step_cost import StepCost
 from llmsim.results.records import Record
 from llmsim.schedulers import SCHEDULERS
-from llmsim.timeline import SingleStage
+from llmsim.timeline import Pipeline, SingleStage
 from llmsim.workload.request import Request
 
 
@@ -88,7 +88,7 @@ def run(
     prices = prices or [PlainPrices((None, *windows))]
     costs = [StepCost(price, engine_options, host=index == 0) for index, price in enumerate(prices)]
     depth = engine_options.max_concurrent_batches
-    timeline = SingleStage(costs[0], depth)
+    timeline = SingleStage(costs[0], depth) if len(costs) == 1 else Pipeline(costs, depth)
     records: list[Record] = []
     if isinstance(scheduler, str):
         policy = SCHEDULERS[scheduler](engine_options, pool, leap=leap)

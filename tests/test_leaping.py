@@ -52,7 +52,7 @@ def lives(records):
     return [astuple(record) for record in records]
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(1500))
 def test_leaping_gives_the_records_of_stepping(seed):
     drawn = scenario(seed)
     leapt, engine = run(**drawn)
@@ -70,3 +70,14 @@ def test_static_batching_leaps_exactly_too(seed):
     stepped, _ = run(**drawn, scheduler="static", leap=False)
     assert lives(leapt) == lives(stepped)
     assert len(leapt) == len(drawn["requests"])
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_pipelines_leap_exactly_too(seed):
+    drawn = scenario(seed, pipelined=True)
+    leapt, engine = run(**drawn)
+    stepped, slow = run(**drawn, leap=False)
+    assert lives(leapt) == lives(stepped)
+    assert len(leapt) == len(drawn["requests"])
+    assert engine.steps == slow.steps
+    assert engine.pool.free == engine.pool.blocks

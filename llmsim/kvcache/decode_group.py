@@ -67,15 +67,16 @@ class DecodeGroup:
         base = sequence.computed - self.clock
         sequence.base = base
         sequence.slot = self
-        sequence.finish_clock = self.clock + sequence.target - sequence.generated
+        finish = self.clock + sequence.target - sequence.generated
         self._order += 1
+        sequence.ticket = self._order
         self.members[sequence] = None
         self.count += 1
         self.base_sum += base
         self.version += 1
         block_size = self.pool.block_size
         self._residues[base % block_size] += 1
-        heappush(self._finishes, (sequence.finish_clock, self._order, sequence))
+        heappush(self._finishes, (finish, self._order, sequence))
         heappush(self._longest, (-base, self._order, sequence))
         for state in self.windows:
             cross = state.window - base
@@ -114,14 +115,18 @@ class DecodeGroup:
             else:
                 state.saturated[base % block_size] -= 1
 
+    def _holds(self, sequence: Sequence, ticket: int) -> bool:
+        """Say whether the heap entry of a joining still speaks of a member: who left and came back has a new one."""
+        return sequence.slot is self and sequence.ticket == ticket
+
     def retire(self) -> list[Sequence]:
         """Let go, in the order of their joining, of all members whose last token has been scheduled."""
         self.cross()
         finishes = self._finishes
         retired = []
         while finishes and finishes[0][0] <= self.clock:
-            finish, _, sequence = heappop(finishes)
-            if sequence in self.members and sequence.finish_clock == finish:
+            _, ticket, sequence = heappop(finishes)
+            if self._holds(sequence, ticket):
                 self.leave(sequence)
                 retired.append(sequence)
         return retired
@@ -136,8 +141,8 @@ class DecodeGroup:
         for state in self.windows:
             crossings = state.crossings
             while crossings and crossings[0][0] <= self.clock:
-                cross, _, sequence = heappop(crossings)
-                if sequence in self.members and state.window - sequence.base == cross:
+                _, ticket, sequence = heappop(crossings)
+                if self._holds(sequence, ticket):
                     state.growing -= 1
                     state.base_sum -= sequence.base
                     state.saturated[sequence.base % self.pool.block_size] += 1
@@ -176,7 +181,7 @@ class DecodeGroup:
     def longest(self) -> int:
         """Return the attended tokens of the longest member in the next step."""
         heap = self._longest
-        while heap and (heap[0][2] not in self.members or -heap[0][0] != heap[0][2].base):
+        while heap and not self._holds(heap[0][2], heap[0][1]):
             heappop(heap)
         return self.clock + 1 - heap[0][0] if heap else 0
 
@@ -185,14 +190,12 @@ class DecodeGroup:
     def until_change(self) -> int:
         """Return the steps until a member finishes or reaches a window: the natural end of a leap."""
         finishes = self._finishes
-        while finishes and (finishes[0][2] not in self.members or finishes[0][2].finish_clock != finishes[0][0]):
+        while not self._holds(finishes[0][2], finishes[0][1]):
             heappop(finishes)
         steps = finishes[0][0] - self.clock
         for state in self.windows:
             crossings = state.crossings
-            while crossings and (
-                crossings[0][2] not in self.members or state.window - crossings[0][2].base != crossings[0][0]
-            ):
+            while crossings and not self._holds(crossings[0][2], crossings[0][1]):
                 heappop(crossings)
             if crossings:
                 steps = min(steps, crossings[0][0] - self.clock)

@@ -24,13 +24,23 @@ class Batch:
     The engine fills in the rest: `contexts` and `growth` are the group's attended tokens and their
     growth a step (all layers, then each window), taken when the batch is formed; `sampling` are the
     sequences of `chunks` that get a token from this step, `ending` those among them for which it is the
-    last one.
+    last one.  The timeline fills in `start_s` and `end_s`, and either the `epoch` with the steps of it that
+    came before (`first_step`), or the `price` of the step (seconds, padded tokens, seconds of attention,
+    compute's share of those), or, in a pipeline, the `rounds`: end and mean busy seconds of each step.
     """
 
     __slots__ = (
-        "admitted", "chunks", "contexts", "count", "decodes", "end_s", "ending", "epoch", "first_step", "formed_s", "gauges",
-        "growth", "interrupted", "padded", "preempted", "price", "row", "sampling", "start_s", "steps", "version",
+        "admitted", "chunks", "contexts", "count", "decodes", "end_s", "ending", "epoch", "first_step", "formed_s",
+        "gauges", "growth", "interrupted", "padded", "preempted", "price", "rounds", "sampling", "start_s", "steps",
+        "version",
     )  # fmt: skip
+
+    formed_s: float
+    start_s: float
+    end_s: float
+    first_step: int
+    gauges: tuple[int, int, int]
+    price: tuple[float, int, float, float]
 
     def __init__(
         self,
@@ -50,6 +60,7 @@ class Batch:
         self.ending: list[Sequence] = []
         self.sampling: list[Sequence] = []
         self.epoch: Epoch | None = None
+        self.rounds: list[tuple[float, float]] | None = None
         self.count = 0
         self.contexts: tuple[int, ...] = ()
         self.growth: tuple[int, ...] = ()

@@ -59,8 +59,11 @@ class ContinuousBatching:
     # ------------------------------------------------------------------ the protocol
 
     def add(self, sequence: Sequence) -> bool:
-        """Queue a newcomer; it matters if it is first in line and a seat is free."""
-        return self.waiting.add(sequence) and len(self.running) < self._seats
+        """Queue a newcomer; it matters if it is first in line and a seat is free.
+
+        In a pipeline it matters in any case: leaps there are made only while nobody waits.
+        """
+        return self.waiting.add(sequence) and (self._pipelined or len(self.running) < self._seats)
 
     def next_batch(self) -> Batch | None:
         """Decide the next step, or the next steps."""
@@ -73,9 +76,12 @@ class ContinuousBatching:
             group.batch = batch
             if self._pipelined:
                 self._group = DecodeGroup(self.pool)
-        for sequence, _ in batch.chunks:
+        for sequence, tokens in batch.chunks:
             sequence.slot = batch
-            self._partial.pop(sequence, None)
+            if tokens < sequence.remaining:
+                self._partial[sequence] = None
+            else:
+                self._partial.pop(sequence, None)
         self._last = batch
         return batch
 
@@ -126,15 +132,9 @@ class ContinuousBatching:
         if last is not None:
             if last.decodes is group and group.batch is last:
                 last.ending += group.retire()
-            for sequence, _ in last.chunks:
-                if sequence.slot is not last:
-                    continue  # preempted meanwhile
-                if sequence.remaining > 1 or sequence.generated == 0:
-                    sequence.slot = None
-                    self._partial[sequence] = None
-                elif not self._pipelined:
-                    sequence.slot = None
-                    if not sequence.done:
+            if not self._pipelined:
+                for sequence in last.sampling:
+                    if sequence.slot is last and not sequence.done:
                         group.join(sequence)
         if self._idle:
             for sequence in sorted(self._idle, key=_admission):
@@ -226,6 +226,8 @@ class ContinuousBatching:
 
     def _admissible(self, sequence: Sequence, budget: int, cap: int, free: int) -> int:
         """Return how many tokens of the head of the queue can start now, 0 for none."""
+        if sequence.done:
+            return 0  # preempted with its last token on the way through the pipeline: it ends where it is
         tokens = min(sequence.remaining, cap) if cap else sequence.remaining
         if tokens > budget:
             if not self._chunked and not self._long:
@@ -316,6 +318,7 @@ class ContinuousBatching:
         """Free all blocks of a sequence; it will be computed anew, prompt and output."""
         slot = sequence.slot
         if isinstance(slot, DecodeGroup):
+            slot.cross()
             slot.leave(sequence)
             if sequence.done and slot.batch is not None:
                 slot.batch.ending.append(sequence)

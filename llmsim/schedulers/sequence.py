@@ -18,14 +18,16 @@ class Sequence:
         computed: tokens whose keys and values have been computed, counting scheduled steps.
         generated: output tokens, counting scheduled steps.
         blocks: KV-cache blocks held.
-        base, finish_clock: its place in a `DecodeGroup`; meaningless outside of one.
+        base, ticket: its place in a `DecodeGroup`; meaningless outside of one.
+        slot: the group or the batch in flight that it is in, None otherwise.
         last_token_s: when the last token came, None while tokens come at every step of the engine.
         first_row, last_row: rows of the engine's step log between which the sequence ran.
     """
 
     __slots__ = (
-        "admitted_s", "base", "blocks", "cached_tokens", "computed", "finish_clock", "first_row", "first_token_s",
-        "generated", "last_row", "last_token_s", "order", "preemptions", "request", "slot", "target", "total",
+        "admitted_s", "base", "blocks", "cached_tokens", "computed", "first_row", "first_token_s",
+        "generated", "last_row", "last_token_s", "order", "preemptions", "request", "slot", "target",
+        "ticket", "total",
     )  # fmt: skip
 
     def __init__(self, request: Request, target: int, order: int = 0) -> None:
@@ -37,7 +39,7 @@ class Sequence:
         self.generated = 0
         self.blocks = 0
         self.base = 0
-        self.finish_clock = 0
+        self.ticket = 0
         self.cached_tokens = 0
         self.preemptions = 0
         self.admitted_s: float | None = None
