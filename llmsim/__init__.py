@@ -1,1 +1,64 @@
-"""llmsim: simulate LLM serving on accelerator clusters."""
+"""llmsim: discrete-event simulation of LLM serving on accelerator clusters.
+
+>>> import llmsim
+>>> run = llmsim.simulate(llmsim.scenario(model="llama-3.1-8b", gpu="h100-sxm", request_rate=8, num_prompts=50))
+>>> run.metrics["completed"]
+50
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from llmsim.errors import InfeasibleError, InputError, LlmsimError, StalledError
+    from llmsim.results.records import Record
+    from llmsim.results.run import Run
+    from llmsim.schema import Scenario, load, scenario
+    from llmsim.simulation import simulate
+    from llmsim.sweep import sweep
+    from llmsim.workload.request import Request
+
+# Where each public name lives.  Nothing is imported before it is asked for: `llmsim --help` must not wait
+# for NumPy.
+_HOMES = {
+    "InfeasibleError": "llmsim.errors",
+    "InputError": "llmsim.errors",
+    "LlmsimError": "llmsim.errors",
+    "StalledError": "llmsim.errors",
+    "Record": "llmsim.results.records",
+    "Request": "llmsim.workload.request",
+    "Run": "llmsim.results.run",
+    "Scenario": "llmsim.schema",
+    "load": "llmsim.schema",
+    "scenario": "llmsim.schema",
+    "simulate": "llmsim.simulation",
+    "sweep": "llmsim.sweep",
+}
+
+__all__ = [
+    "InfeasibleError",
+    "InputError",
+    "LlmsimError",
+    "Record",
+    "Request",
+    "Run",
+    "Scenario",
+    "StalledError",
+    "__version__",
+    "load",
+    "scenario",
+    "simulate",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'llmsim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

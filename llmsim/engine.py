@@ -16,6 +16,7 @@ from llmsim.engine_options import EngineOptions
 from llmsim.errors import StalledError
 from llmsim.kvcache.blocks import BlockPool
 from llmsim.machine.clock import Alarm, Clock
+from llmsim.performance.step_cost import StepCost
 from llmsim.results.records import Record
 from llmsim.results.steps import StepLog
 from llmsim.schedulers.batch import Batch
@@ -61,11 +62,13 @@ class Engine:
         self.load = 0
         self.steps = 0
         self.preemptions = 0
-        self.rows: list[tuple[int, int] | None] = []
+        self.costs: list[StepCost] = []
+        self.ended: list[Record] = []
+        self.rows: list[list[tuple[int, int]]] = []
         self._finish = finish
         self._alarm: Alarm | None = None
         self._held_back = False  # the last attempt to form a batch found nothing to compute
-        self._sequences: dict[str, Sequence] = {}
+        self._sequences: dict[Sequence, None] = {}
         self._running: Any = getattr(scheduler, "running", ())
         self._waiting: Any = getattr(scheduler, "waiting", ())
         self._idle_decisions = 0
@@ -77,11 +80,14 @@ class Engine:
         now = self.clock.now
         reason = self.refusal(request)
         if reason is not None:
-            self._finish(self._record(request, "rejected", reason, None))
+            record = self._record(request, "rejected", reason, None)
+            self.ended.append(record)
+            self.rows.append([])
+            self._finish(record)
             return
         room = self.options.max_model_len - request.prompt_tokens
         sequence = Sequence(request, min(request.output_tokens, room))
-        self._sequences[request.id] = sequence
+        self._sequences[sequence] = None
         self.load += 1
         timeline = self.timeline
         if timeline.opens_s() < now:
@@ -108,9 +114,24 @@ class Engine:
             return f"needs {blocks} KV-cache blocks, the engine has {self.pool.blocks}"
         return None
 
+    def reprice(self, costs: list[StepCost]) -> None:
+        """Charge other prices from the next step on: the machine has changed under the engine."""
+        now = self.clock.now
+        timeline = self.timeline
+        if timeline.opens_s() < now:
+            self._catch_up(now)
+        if timeline.in_flight:
+            timeline.run_to(now)
+            for batch, steps in timeline.cut(now):
+                if steps < batch.steps:
+                    self._trim(batch, steps)
+            self._set_alarm()
+        timeline.reprice(costs)
+        self.costs = costs
+
     def withdraw(self, reason: str) -> None:
         """End all requests that are still here as cancelled records: the run stops."""
-        for sequence in list(self._sequences.values()):
+        for sequence in list(self._sequences):
             self._end(sequence, "cancelled", reason, None)
 
     # ------------------------------------------------------------------ batches are formed
@@ -133,6 +154,11 @@ class Engine:
         for sequence in batch.interrupted:
             if sequence.last_token_s is None:
                 sequence.last_token_s = self.timeline.busy_until_s
+        for sequence in batch.preempted:
+            if sequence.first_row >= 0:
+                in_flight = len(self.timeline.in_flight)
+                sequence.ranges.append((sequence.first_row, len(self.log) + in_flight - 1))
+                sequence.first_row = -1
         self.preemptions += len(batch.preempted)
         if not batch.count and not batch.chunks:
             self._held_back = True
@@ -224,7 +250,7 @@ class Engine:
             sequence.last_token_s = end
         finished = self.scheduler.settle(batch, steps)
         for sequence in finished:
-            sequence.last_row = row
+            sequence.ranges.append((sequence.first_row, len(self.log) - 1))
             self._end(sequence, "finished", "length", end)
         return finished
 
@@ -238,7 +264,7 @@ class Engine:
         context = batch.contexts[0] if batch.count else sum(sequence.computed for sequence, _ in batch.chunks)
         self.log.append(
             (batch.start_s, batch.end_s, steps, count, context, 0, 0, first_s, last_s, *batch.gauges,
-             self.options.padded(count), count, 0.0, 0.0, first_s, batch.count)
+             self.options.padded(count), count, 0.0, 0.0, 0.5 * (first_s + last_s), batch.count)
         )  # fmt: skip
 
     def _log_step(self, batch: Batch) -> None:
@@ -273,11 +299,12 @@ class Engine:
 
     def _end(self, sequence: Sequence, status: Any, reason: str, finished_s: float | None) -> None:
         """Make the record of a sequence and let it go."""
-        del self._sequences[sequence.request.id]
+        del self._sequences[sequence]
         self.load -= 1
         record = self._record(sequence.request, status, reason, sequence)
         record.finished_s = finished_s
-        self.rows.append((sequence.first_row, sequence.last_row) if sequence.first_row >= 0 else None)
+        self.ended.append(record)
+        self.rows.append(sequence.ranges)
         self._finish(record)
 
     def _record(self, request: Request, status: Any, reason: str, sequence: Sequence | None) -> Record:

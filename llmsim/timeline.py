@@ -44,6 +44,10 @@ class Timeline(Protocol):
         """Take note that ``batch.steps`` was lowered."""
         ...
 
+    def reprice(self, costs: list[StepCost]) -> None:
+        """Use other costs, one for each stage, for all batches placed from now on."""
+        ...
+
 
 def price_rows(
     batch: Batch, windows: tuple[int, ...]
@@ -92,9 +96,9 @@ class SingleStage:
         self._offset = 0
         self._opens_s = -inf
 
-    def reprice(self, cost: StepCost) -> None:
-        """Use another cost for all batches placed from now on."""
-        self.cost = cost
+    def reprice(self, costs: list[StepCost]) -> None:
+        """Use other costs for all batches placed from now on."""
+        self.cost = costs[0]
         self._epoch = None
 
     def place(self, batch: Batch) -> None:
@@ -208,6 +212,10 @@ class Pipeline:
         batch.rounds = [(batch.end_s, batch.price[0])]
         self.busy_until_s = batch.end_s
         self.in_flight.append(batch)
+
+    def reprice(self, costs: list[StepCost]) -> None:
+        """Use other costs for all batches placed from now on."""
+        self.costs = costs
 
     def _next_round(self, batch: Batch, done: int) -> list[float]:
         """Price the step of a leap that follows ``done`` steps."""

@@ -158,12 +158,21 @@ class StepCost:
         options: the engine's options: batch limits, CUDA graph sizes, asynchronous scheduling.
         host: whether the host's work is charged here (it is, once, on the first stage).
         host_stretch: by how much host work is slowed down by others on the same cores.
+        windows: the windows of all stages, ascending; None: those of this one.
     """
 
     def __init__(
-        self, prices: Prices, options: EngineOptions, *, host: bool = True, host_stretch: float = 1.0
+        self,
+        prices: Prices,
+        options: EngineOptions,
+        *,
+        host: bool = True,
+        host_stretch: float = 1.0,
+        windows: tuple[int, ...] | None = None,
     ) -> None:
         self.prices = prices
+        own = tuple(sorted({window for window in prices.windows if window is not None}))
+        self.windows = own if windows is None else windows
         self.options = options
         self._hidden_host = options.async_scheduling
         self._stretch = host_stretch if host else 0.0
@@ -209,9 +218,7 @@ class StepCost:
         tables[0] = tables[0] + fixed[1:, None] + exposed
         self._tables = [(table.tolist(), (np.diff(table) / np.diff(self.knots)).tolist()) for table in tables]
         # Where the sums of a batch's contexts stand for each cache group: all layers first, then each window.
-        windows = sorted({window for window in prices.windows if window is not None})
-        self.windows = tuple(windows)
-        self._columns = [0 if window is None else 1 + windows.index(window) for window in prices.windows]
+        self._columns = [0 if window is None else 1 + self.windows.index(window) for window in prices.windows]
 
     # ------------------------------------------------------------------ decode
 
@@ -269,10 +276,11 @@ class StepCost:
 
     # ------------------------------------------------------------------ odometer
 
-    def split(self, columns: dict[str, Floats]) -> Floats:
-        """Return the share of each kind of work in the time of each row of a step log: [kinds, rows].
+    def kind_seconds(self, columns: dict[str, Floats]) -> Floats:
+        """Return the seconds of each kind of work in one step of each row of a step log: [kinds, rows].
 
-        Shares of a row add up to one.  What the kinds do not explain is exposed host time.
+        The step in the middle of a leap stands for all of its steps.  What the kinds do not explain of the
+        stage's busy time is host time that shows.
         """
         kinds = self.prices.kinds
         decodes = columns["decodes"].astype(np.int64)
@@ -289,10 +297,9 @@ class StepCost:
         pure = np.flatnonzero(~mixed & (decodes > 0))
         if len(pure):
             seconds[:, pure] += self._decode_kinds(columns, pure, np.minimum(decodes[pure], self._batches))
-        total = seconds.sum(axis=0)
-        wanted = 0.5 * (columns["first_step_s"] + columns["last_step_s"])
-        seconds[place["host", "none"]] += np.maximum(wanted - total, 0.0)
-        return np.asarray(seconds / np.maximum(seconds.sum(axis=0), 1e-30))
+        if self._stretch:
+            seconds[place["host", "none"]] += np.maximum(columns["busy_s"] - seconds.sum(axis=0), 0.0)
+        return np.asarray(seconds)
 
     def _decode_kinds(self, columns: dict[str, Floats], rows: NDArray[np.int64], count: NDArray[np.int64]) -> Floats:
         """Interpolate the kinds of attention at the middle of each leap: [kinds, rows]."""

@@ -21,12 +21,13 @@ class Sequence:
         base, ticket: its place in a `DecodeGroup`; meaningless outside of one.
         slot: the group or the batch in flight that it is in, None otherwise.
         last_token_s: when the last token came, None while tokens come at every step of the engine.
-        first_row, last_row: rows of the engine's step log between which the sequence ran.
+        first_row: row of the engine's step log with which it began to run, less than 0 while it does not.
+        ranges: first and last rows of the stretches in which it ran before.
     """
 
     __slots__ = (
         "admitted_s", "base", "blocks", "cached_tokens", "computed", "first_row", "first_token_s",
-        "generated", "last_row", "last_token_s", "order", "preemptions", "request", "slot", "target",
+        "generated", "last_token_s", "order", "preemptions", "ranges", "request", "slot", "target",
         "ticket", "total",
     )  # fmt: skip
 
@@ -46,7 +47,7 @@ class Sequence:
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
         self.first_row = -1
-        self.last_row = 0
+        self.ranges: list[tuple[int, int]] = []
         self.slot: object = None
 
     @property

@@ -1,0 +1,160 @@
+"""All that a simulation leaves behind, and the figures that are made of it on demand."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmsim.results import occupancy
+from llmsim.results.metrics import DEFAULT_PERCENTILES, Metrics, measure
+from llmsim.results.odometer import IDLE_RESOURCES, Floats, Kind, by_operator, by_resource
+from llmsim.results.percentiles import label, thin
+from llmsim.results.records import Record
+from llmsim.results.setup import Setup
+from llmsim.results.steps import StepLog
+
+STATUSES = ("finished", "rejected", "cancelled", "failed")
+
+
+@dataclass(slots=True, kw_only=True, repr=False)
+class Outcome:
+    """What a simulation leaves behind.
+
+    Attributes:
+        records: one for each request, whatever became of it.
+        steps: the step log of each replica.
+        scenario: what was simulated, as the caller gave it.
+        resolved_yaml: the scenario with every default and where it came from.
+        warnings: what the reader of the results should know, one sentence each.
+        stopped: why the run ended before its work was done, or None.
+        seed: of all random streams.
+        setup: facts for the texts and files.
+        bill_kinds: the kinds of time, (resource, operator), that `lane_totals` and the records' bills have.
+        lane_totals: seconds of each kind on each replica, [replicas, kinds].
+        clock_hz: clock of the devices, for cycles.
+        percentiles: the percentages that `metrics` has.
+        goodput: the most milliseconds of a good request, by metric, or None.
+        slo: targets, by the key of a metric, or None.
+    """
+
+    records: list[Record]
+    steps: list[StepLog] = field(default_factory=list)
+    scenario: Any = None
+    resolved_yaml: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    seed: int = 0
+    setup: Setup = field(default_factory=Setup)
+    bill_kinds: tuple[Kind, ...] = ()
+    lane_totals: Floats | None = None
+    clock_hz: float | None = None
+    percentiles: Sequence[float] = DEFAULT_PERCENTILES
+    goodput: Mapping[str, float] | None = None
+    slo: Mapping[str, float] | None = None
+    _metrics: Metrics | None = field(default=None, init=False, compare=False)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics under vLLM's flat keys (`llmsim.results.metrics.measure`), computed once."""
+        if self._metrics is None:
+            self._metrics = self.measure(self.percentiles)
+        return self._metrics
+
+    def measure(self, percentiles: Sequence[float]) -> Metrics:
+        """Return the metrics with other ``percentiles`` (0..100) than those of the run."""
+        return measure(self.records, self.steps, percentiles=percentiles, goodput=self.goodput)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many requests ended in each status, preemptions, prompt tokens found in the cache, and steps."""
+        statuses = Counter[str](record.status for record in self.records)
+        return {
+            "requests": len(self.records),
+            **{status: statuses[status] for status in STATUSES},
+            "preemptions": sum(record.preemptions for record in self.records),
+            "prefix_hit_tokens": sum(record.cached_tokens for record in self.records),
+            "steps": sum(log.steps() for log in self.steps),
+            "batches": sum(len(log) for log in self.steps),
+        }
+
+    @property
+    def resources(self) -> dict[str, float | int | None]:
+        """How busy devices and links were (0..1), how full the cache was (0..1), and the longest queue."""
+        shares = self._shares()
+        columns = [log.columns() for log in self.steps if len(log)]
+        most_waiting = max((int(c["waiting"].max()) for c in columns), default=None)
+        return {
+            "gpu_busy": self._busy() if shares is None else 1 - sum(shares.get(name, 0.0) for name in IDLE_RESOURCES),
+            "link_busy": None if shares is None else shares.get("communication", 0.0),
+            **self._cache_usage(),
+            "max_waiting": most_waiting,
+        }
+
+    def time_by_resource(self) -> dict[str, float]:
+        """Return the seconds of each resource, summed over the replicas; {} when the run kept no odometers."""
+        return {} if self.lane_totals is None else by_resource(self.lane_totals.sum(axis=0), self.bill_kinds)
+
+    def time_by_operator(self) -> dict[str, float]:
+        """Return the seconds of each operator, summed over the replicas; {} when the run kept no odometers."""
+        return {} if self.lane_totals is None else by_operator(self.lane_totals.sum(axis=0), self.bill_kinds)
+
+    def cycles_per_token(self) -> dict[str, float]:
+        """Return for each resource the clock cycles that a replica spends on one output token.
+
+        All devices of a replica move in lockstep, so each of its devices spends as many.  {} when the run kept
+        no odometers, knows no clock, or gave no token.
+        """
+        tokens = self.metrics["total_output_tokens"]
+        if self.clock_hz is None or not tokens:
+            return {}
+        return {name: seconds * self.clock_hz / tokens for name, seconds in self.time_by_resource().items()}
+
+    def notes(self, percentiles: Sequence[float] | None = None) -> list[str]:
+        """Return what limits the trust in the figures themselves, one sentence each."""
+        completed = self.metrics["completed"] or 0
+        few = thin(self.percentiles if percentiles is None else percentiles, int(completed)) if completed else []
+        if not few:
+            return []
+        names = ", ".join(f"p{label(percent)} (stable from {enough:,} on)" for percent, enough in few)
+        return [f"{completed:,.0f} finished requests are few for {names}: one slow request more or less moves it"]
+
+    def slo_results(self) -> dict[str, dict[str, float | bool | None]]:
+        """Return target, value and pass of each objective; a throughput or goodput is a floor, all else a ceiling.
+
+        Raises:
+            ValueError: an objective names no metric.
+        """
+        return {name: self._objective(name, target) for name, target in (self.slo or {}).items()}
+
+    def _objective(self, name: str, target: float) -> dict[str, float | bool | None]:
+        metrics = self.metrics
+        prefix = name.split("_", 1)[0]
+        if name not in metrics and prefix[:1] == "p" and prefix[1:].replace(".", "", 1).isdigit():
+            metrics = self.measure([float(prefix[1:])])
+        if name not in metrics:
+            raise ValueError(f"slo: unknown metric (got {name!r})\nhint: for example p99_ttft_ms or request_throughput")
+        value = metrics[name]
+        floor = "throughput" in name or "goodput" in name or name in ("max_output_tokens_per_s", "completed")
+        passed = value is not None and (value >= target if floor else value <= target)
+        return {"target": target, "value": value, "pass": passed}
+
+    def _shares(self) -> dict[str, float] | None:
+        times = self.time_by_resource()
+        whole = sum(times.values())
+        return {name: seconds / whole for name, seconds in times.items()} if whole > 0 else None
+
+    def _busy(self) -> float | None:
+        """Without odometers: the part of the time in which a batch was in flight, over all replicas."""
+        ends = occupancy.span(self.steps)
+        if ends is None or ends[0] == ends[1]:
+            return None
+        return sum(occupancy.busy_seconds(log) for log in self.steps) / (ends[1] - ends[0]) / len(self.steps)
+
+    def _cache_usage(self) -> dict[str, float | int | None]:
+        ends, blocks = occupancy.span(self.steps), self.setup.blocks
+        if ends is None or ends[0] == ends[1] or not blocks:
+            return {"kv_usage_mean": None, "kv_usage_peak": None}
+        used = [(log, log.columns()["blocks_used"]) for log in self.steps]
+        means = [occupancy.time_average(log, values, ends[1] - ends[0]) for log, values in used]
+        peak = max(float(values.max()) for _, values in used if len(values))
+        return {"kv_usage_mean": sum(means) / len(means) / blocks, "kv_usage_peak": peak / blocks}
