@@ -72,6 +72,7 @@ class Engine:
         self._running: Any = getattr(scheduler, "running", ())
         self._waiting: Any = getattr(scheduler, "waiting", ())
         self._idle_decisions = 0
+        self._padded = [options.padded(count) for count in range(options.max_num_seqs + 1)]
 
     # ------------------------------------------------------------------ requests come
 
@@ -264,7 +265,7 @@ class Engine:
         context = batch.contexts[0] if batch.count else sum(sequence.computed for sequence, _ in batch.chunks)
         self.log.append(
             (batch.start_s, batch.end_s, steps, count, context, 0, 0, first_s, last_s, *batch.gauges,
-             self.options.padded(count), count, 0.0, 0.0, 0.5 * (first_s + last_s), batch.count)
+             self._padded[count], count, 0.0, 0.0, 0.5 * (first_s + last_s), batch.count)
         )  # fmt: skip
 
     def _log_step(self, batch: Batch) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from simpy.core import EmptySchedule
+
 from llmsim.engine import Engine
 from llmsim.errors import InputError, ScenarioError, StalledError
 from llmsim.fleet.routers import ROUTERS, Router
@@ -198,13 +200,9 @@ class Simulation:
         started = time.monotonic()
         try:
             while self._expected or self._in_system:
-                if self.clock.peek() == float("inf"):
-                    raise StalledError(self._standstill())
                 for _ in range(EVENTS_PER_LOOK):
                     step()
                     if not self._expected and not self._in_system:
-                        break
-                    if not self._events_left():
                         break
                 if progress is not None:
                     progress(len(self.records), self.workload.expected_requests, self.clock.now)
@@ -212,10 +210,9 @@ class Simulation:
                     return self._stop("time limit")
         except KeyboardInterrupt:
             return self._stop("interrupted")
+        except EmptySchedule:
+            raise StalledError(self._standstill()) from None
         return None
-
-    def _events_left(self) -> bool:
-        return self.clock.peek() != float("inf")
 
     def _stop(self, reason: str) -> str:
         """End the requests that are under way as cancelled records."""

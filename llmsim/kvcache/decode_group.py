@@ -121,9 +121,10 @@ class DecodeGroup:
 
     def retire(self) -> list[Sequence]:
         """Let go, in the order of their joining, of all members whose last token has been scheduled."""
-        self.cross()
+        if self.windows:
+            self.cross()
         finishes = self._finishes
-        retired = []
+        retired: list[Sequence] = []
         while finishes and finishes[0][0] <= self.clock:
             _, ticket, sequence = heappop(finishes)
             if self._holds(sequence, ticket):
@@ -136,8 +137,6 @@ class DecodeGroup:
 
         Called before anybody joins or leaves, so that ``window - base > clock`` says who still grows.
         """
-        if not self.windows:
-            return
         for state in self.windows:
             crossings = state.crossings
             while crossings and crossings[0][0] <= self.clock:
@@ -176,6 +175,8 @@ class DecodeGroup:
 
     def growth(self) -> tuple[int, ...]:
         """Return by how many tokens the sums of `contexts` grow a step."""
+        if not self.windows:
+            return (self.count,)
         return (self.count, *(state.growing for state in self.windows))
 
     def longest(self) -> int:

@@ -6,18 +6,24 @@ from collections.abc import Callable
 from heapq import heappush
 
 import simpy
-from simpy.core import EventPriority
 
 # Whoever decides at a moment wants to know all that happens at that moment: decisions come after
 # arrivals, whatever the order in which they were scheduled.
-HAPPENS = EventPriority(1)
-DECIDES = EventPriority(2)
+HAPPENS = 1
+DECIDES = 2
 
 
 class Alarm(simpy.Event):
     """An event at a fixed moment that calls one function; it can be called off."""
 
     __slots__ = ()
+
+    def __init__(self, clock: Clock, call: Callable[[simpy.Event], None]) -> None:
+        # What `simpy.Event` and `succeed` would set, at once.
+        self.env = clock
+        self.callbacks = [call]
+        self._ok = True
+        self._value = None
 
     def cancel(self) -> None:
         """Call the alarm off: its moment passes and nothing happens."""
@@ -35,9 +41,6 @@ class Clock(simpy.Environment):
 
     def alarm(self, moment_s: float, call: Callable[[simpy.Event], None], *, decides: bool = False) -> Alarm:
         """Call ``call`` at ``moment_s``, which must not lie in the past; after all that merely happens then."""
-        alarm = Alarm(self)
-        alarm._ok = True
-        alarm._value = None
-        alarm.callbacks.append(call)
+        alarm = Alarm(self, call)
         heappush(self._queue, (moment_s, DECIDES if decides else HAPPENS, next(self._eid), alarm))
         return alarm

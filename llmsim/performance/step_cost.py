@@ -23,6 +23,8 @@ Kind = tuple[str, str]
 
 # Prices of up to this many tokens a step are tabulated one by one; beyond, they are computed when met.
 MOST_TABULATED = 16384
+# More steps than any output has.
+MOST_STEPS = 1 << 62
 
 
 class Prices(Protocol):
@@ -57,33 +59,45 @@ class Prices(Protocol):
         ...
 
 
+Curve = tuple[list[float], list[float], list[float], float, float]  # knots, values, slopes, level, rate
+
+
 class Epoch:
     """A run of steps of one composition and one price, anchored at the end of what came before.
 
-    Step j of the epoch ends at ``anchor_s + after(j)``.
+    Step j of the epoch ends at ``anchor_s + after(j)``.  Each curve is a piecewise linear price (knots,
+    values, slopes), entered at a mean context ``level`` that grows by ``rate`` a step.  Up to the first knot
+    on the way the sum over steps is one arithmetic series; `_straight` says how many steps that is.
     """
 
-    __slots__ = ("_curves", "anchor_s", "count", "version")
+    __slots__ = ("_curves", "_first_s", "_more_s", "_straight", "anchor_s", "count", "version")
 
-    def __init__(
-        self,
-        anchor_s: float,
-        version: int,
-        count: int,
-        curves: list[tuple[list[float], list[float], list[float], float, float]],
-    ) -> None:
+    def __init__(self, anchor_s: float, version: int, count: int, curves: list[Curve]) -> None:
         self.anchor_s = anchor_s
         self.version = version
         self.count = count
         self._curves = curves
+        self._straight = MOST_STEPS
+        self._first_s = self._more_s = 0.0
+        for knots, values, slopes, level, rate in curves:
+            last = len(slopes) - 1
+            place = bisect_right(knots, level) - 1
+            if place < 0:
+                place = 0
+            elif place >= last:
+                place = last
+            slope = slopes[place]
+            self._first_s += values[place] + (level - knots[place]) * slope
+            if rate > 0.0:
+                self._more_s += slope * rate
+                if place < last:
+                    self._straight = min(self._straight, int((knots[place + 1] - level) / rate))
 
     def after(self, steps: int) -> float:
         """Return the seconds from the anchor to the end of step ``steps``."""
-        first, *others = self._curves
-        total = _cumulated(*first, steps)
-        for curve in others:
-            total += _cumulated(*curve, steps)
-        return total
+        if steps <= self._straight:
+            return steps * self._first_s + self._more_s * (steps * (steps - 1) * 0.5)
+        return sum(_cumulated(*curve, steps) for curve in self._curves)
 
     def end(self, steps: int) -> float:
         """Return the moment at which step ``steps`` ends."""
@@ -91,13 +105,9 @@ class Epoch:
 
     def duration(self, step: int) -> float:
         """Return the seconds that step ``step`` (1, 2, ...) takes."""
-        total = 0.0
-        for knots, values, slopes, level, rate in self._curves:
-            context = level + rate * (step - 1)
-            place = bisect_right(knots, context) - 1
-            place = min(max(place, 0), len(slopes) - 1)
-            total += values[place] + (context - knots[place]) * slopes[place]
-        return total
+        if step <= self._straight:
+            return self._first_s + self._more_s * (step - 1)
+        return self.after(step) - self.after(step - 1)
 
     def step_at(self, moment_s: float, low: int, low_s: float, high: int, high_s: float) -> int:
         """Return the first step, ``low`` < step <= ``high``, that ends at ``moment_s`` or later.

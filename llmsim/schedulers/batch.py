@@ -61,15 +61,16 @@ class Batch:
         self.sampling: list[Sequence] = []
         self.epoch: Epoch | None = None
         self.rounds: list[tuple[float, float]] | None = None
-        self.count = 0
-        self.contexts: tuple[int, ...] = ()
-        self.growth: tuple[int, ...] = ()
-        self.version = 0
-        if decodes is not None:
+        self.contexts: tuple[int, ...]
+        self.growth: tuple[int, ...]
+        if decodes is None:
+            self.count = self.version = 0
+            self.contexts = self.growth = ()
+        else:
             self.count = decodes.count
+            self.version = decodes.version
             self.contexts = decodes.contexts()
             self.growth = decodes.growth()
-            self.version = decodes.version
 
     @property
     def tokens(self) -> int:

@@ -106,7 +106,7 @@ class ContinuousBatching:
                 self.pool.free += sequence.blocks
                 sequence.blocks = 0
             else:
-                self.waiting.remove(sequence)
+                self.waiting.drop(sequence)
         return finished
 
     def _lay_by(self, group: DecodeGroup) -> None:
@@ -240,7 +240,7 @@ class ContinuousBatching:
 
     def _admit(self, sequence: Sequence, tokens: int) -> int:
         """Seat the head of the queue with blocks for its first chunk; return how many."""
-        self.waiting.pop()
+        self.waiting.take()
         self._admissions += 1
         sequence.order = self._admissions
         self.running[sequence] = None

@@ -24,11 +24,11 @@ class WaitingQueue(Protocol):
         """Return the first sequence and keep it."""
         ...
 
-    def pop(self) -> Sequence:
+    def take(self) -> Sequence:
         """Return the first sequence and let it go."""
         ...
 
-    def remove(self, sequence: Sequence) -> None:
+    def drop(self, sequence: Sequence) -> None:
         """Let go a sequence from anywhere in the queue."""
         ...
 
@@ -37,53 +37,42 @@ class WaitingQueue(Protocol):
         ...
 
 
-class ArrivalOrder:
+class ArrivalOrder(deque[Sequence]):
     """First come, first served; the preempted go to the front."""
-
-    __slots__ = ("_queue",)
-
-    def __init__(self) -> None:
-        self._queue: deque[Sequence] = deque()
 
     def add(self, sequence: Sequence) -> bool:
         """Append; first only when nobody else waits."""
-        self._queue.append(sequence)
-        return len(self._queue) == 1
+        self.append(sequence)
+        return len(self) == 1
 
     def put_back(self, sequence: Sequence) -> None:
         """Prepend."""
-        self._queue.appendleft(sequence)
+        self.appendleft(sequence)
 
     def head(self) -> Sequence:
         """Return the first sequence and keep it."""
-        return self._queue[0]
+        return self[0]
 
-    def pop(self) -> Sequence:
+    def take(self) -> Sequence:
         """Return the first sequence and let it go."""
-        return self._queue.popleft()
+        return self.popleft()
 
-    def remove(self, sequence: Sequence) -> None:
+    def drop(self, sequence: Sequence) -> None:
         """Let go a sequence from anywhere in the queue."""
-        self._queue.remove(sequence)
-
-    def __len__(self) -> int:
-        """Count the sequences that wait."""
-        return len(self._queue)
+        self.remove(sequence)
 
 
-class PriorityOrder:
-    """The lowest priority number first; ties by arrival, then by the request's id as text, as in vLLM."""
+class PriorityOrder(list[tuple[int, float, str, Sequence]]):
+    """The lowest priority number first; ties by arrival, then by the request's id as text, as in vLLM.
 
-    __slots__ = ("_heap",)
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, float, str, Sequence]] = []
+    The list is a heap.
+    """
 
     def add(self, sequence: Sequence) -> bool:
         """Insert by rank; say whether it is now the first."""
         request = sequence.request
-        heappush(self._heap, (request.priority, request.arrival_s, request.id, sequence))
-        return self._heap[0][3] is sequence
+        heappush(self, (request.priority, request.arrival_s, request.id, sequence))
+        return self[0][3] is sequence
 
     def put_back(self, sequence: Sequence) -> None:
         """Insert by rank, like a newcomer."""
@@ -91,20 +80,16 @@ class PriorityOrder:
 
     def head(self) -> Sequence:
         """Return the first sequence and keep it."""
-        return self._heap[0][3]
+        return self[0][3]
 
-    def pop(self) -> Sequence:
+    def take(self) -> Sequence:
         """Return the first sequence and let it go."""
-        return heappop(self._heap)[3]
+        return heappop(self)[3]
 
-    def remove(self, sequence: Sequence) -> None:
+    def drop(self, sequence: Sequence) -> None:
         """Let go a sequence from anywhere in the queue."""
-        self._heap = [entry for entry in self._heap if entry[3] is not sequence]
-        heapify(self._heap)
-
-    def __len__(self) -> int:
-        """Count the sequences that wait."""
-        return len(self._heap)
+        self[:] = [entry for entry in self if entry[3] is not sequence]
+        heapify(self)
 
 
 QUEUES: dict[str, type[ArrivalOrder] | type[PriorityOrder]] = {"fcfs": ArrivalOrder, "priority": PriorityOrder}
