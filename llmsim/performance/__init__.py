@@ -1,0 +1,1 @@
+"""What a step costs: kernels, collectives, memory; never the clock."""

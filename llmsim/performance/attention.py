@@ -1,0 +1,227 @@
+"""Attention of one cache group on one stage: arrays for the tables of decode steps, plain numbers for mixed steps.
+
+`mixed` is on the hot path: it is called for every step that holds prefill chunks, so everything that does not depend
+on the step is folded into a few numbers beforehand.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmsim.model.shape import CacheGroup
+from llmsim.model.weights import kv_heads_of_rank
+from llmsim.performance import formats
+from llmsim.performance.coefficients import Coefficients, Known
+from llmsim.performance.fits import DecodeFit, LatentDecodeFit, MixedFit, PrefillFit
+from llmsim.performance.kernels import (
+    CONTEXT_KNEE,
+    LATENT_HEAD_DIM,
+    LATENT_VALUE_WIDTH,
+    LATENT_WIDTH,
+    MIN_GROUP,
+    TILE,
+    Array,
+    Price,
+    decode_attention,
+    latent_decode_attention,
+)
+
+# Contexts of a batch differ, and the kernel waits for the longest ones: measured against a batch whose contexts all
+# equal the mean, 1.02 in the median and 1.10-1.17 at p90 (performance model 2.3, 1311 points).
+SKEW = 1.02
+
+
+class GroupAttention:
+    """Prices of the attention of all ``group.layers`` layers of one cache group on one rank.
+
+    A step with chunks is priced by the measured mixed-batch kernel where there is one.  Elsewhere the work of
+    all chunks is added up inside the prefill formula (one launch; the longest chunk is the critical path), and
+    decode attention is added without a launch of its own.
+    """
+
+    def __init__(self, known: Coefficients, group: CacheGroup, tensor: int, cache_format: str) -> None:
+        attention = group.attention
+        self.layers = group.layers
+        self.latent = attention.kind == "mla"
+        self.number = formats.cache(cache_format)
+        self.heads = -(-attention.heads // tensor)
+        self.kv_heads = self.heads if self.latent else kv_heads_of_rank(attention, tensor)
+        self.head_dim = LATENT_HEAD_DIM if self.latent else attention.head_dim
+        self.window = attention.window
+        self.chunked = attention.chunked
+        self._chip = known.chip
+        kernel = self.number.kernel
+        self.prefill_known = known.latent_prefill(kernel) if self.latent else known.prefill(kernel)
+        self.decode_known: Known[LatentDecodeFit] | Known[DecodeFit]
+        if self.latent:
+            self.decode_known = known.latent_decode(kernel)
+        else:
+            self.decode_known = known.decode(kernel, grouped=self.heads > self.kv_heads)
+        mixed = None if self.latent else known.mixed(kernel)
+        self._fold_prefill(self.prefill_known.fit)
+        self._fold_decode(self.decode_known.fit)
+        self._mixed = mixed.fit if mixed else None
+        if mixed:
+            self._fold_mixed(mixed.fit)
+
+    def decode(self, batch: Array, context: Array) -> Price:
+        """Price one layer's decode attention of ``batch`` sequences at mean attended length ``context``."""
+        fit = self.decode_known.fit
+        cache_bytes = self.number.weight_bytes
+        if isinstance(fit, LatentDecodeFit):
+            price = latent_decode_attention(fit, self._chip, batch, context, self.heads, cache_bytes=cache_bytes)
+        else:
+            price = decode_attention(
+                fit, self._chip, batch, context, self.heads, self.kv_heads, self.head_dim, cache_bytes=cache_bytes
+            )
+        skew = np.where(np.asarray(batch) > 1, SKEW, 1.0)
+        return Price(price.launch, price.compute * skew, price.memory * skew)
+
+    def mixed(
+        self, chunks: Sequence[tuple[int, int]], decodes: int, context_sum: float, longest: float
+    ) -> tuple[float, float]:
+        """Price all layers for a step with prefill ``chunks`` (new tokens, prefix) beside ``decodes`` decode rows.
+
+        ``context_sum`` and ``longest`` are attended tokens of the decode rows: the sum and the largest.
+
+        Returns:
+            seconds, and the share of them that is bound by compute; the rest is memory, launch included.
+        """
+        if not chunks:
+            if not decodes:
+                return 0.0, 0.0
+            seconds, compute = self._decode_step(decodes, context_sum)
+            seconds += self._decode_t0
+        elif self._mixed is not None:
+            seconds, compute = self._mixed_step(self._mixed, chunks, decodes, context_sum, longest)
+        else:
+            seconds, compute = self._prefill_step(chunks)
+            if decodes:
+                more, more_compute = self._decode_step(decodes, context_sum)
+                seconds += more
+                compute += more_compute
+        return seconds * self.layers, compute / seconds
+
+    def _seen(self, queries: int, prefix: int) -> float:
+        """Return the key positions that a chunk's queries see in all (see `kernels.attended`)."""
+        window = self.window
+        if window is None or queries + prefix <= window:
+            return queries * (prefix + queries / 2)
+        if self.chunked:
+            return _seen_chunked(prefix + queries, window) - _seen_chunked(prefix, window)
+        whole = max(window - prefix, 0)
+        return whole * (prefix + whole / 2) + (queries - whole) * window
+
+    # -- prefill: performance model 2.2, summed over chunks -------------------------------------------
+
+    def _fold_prefill(self, fit: PrefillFit) -> None:
+        chip, head_dim, heads, kv_heads = self._chip, self.head_dim, self.heads, self.kv_heads
+        rate = chip.bf16 * fit.e / (4 * head_dim * (1 + fit.hh / head_dim))
+        self._work_s = heads / rate
+        self._tail = fit.sT
+        self._path_s = fit.occ * chip.multiprocessors * TILE / rate
+        bandwidth = chip.bandwidth * fit.e_bw
+        read = 2 * kv_heads * head_dim * self.number.weight_bytes
+        self._query_s = (4 * heads * head_dim + 4 * kv_heads * head_dim + read) / bandwidth
+        self._prefix_s = read / bandwidth
+        self._chunk_s = fit.ti_ns * 1e-9 * heads
+        self._prefill_p = min(max(fit.p, 1.0), 10.0)
+        self._prefill_t0 = fit.t0_us * 1e-6
+
+    def _prefill_step(self, chunks: Sequence[tuple[int, int]]) -> tuple[float, float]:
+        window = self.window
+        queries = prefixes = longest = 0
+        seen = 0.0
+        for new, prefix in chunks:
+            queries += new
+            seen += self._seen(new, prefix)
+            span = new + prefix
+            if window is not None:
+                prefix = min(prefix, window)
+                span = min(span, window)
+            prefixes += prefix
+            if span > longest:
+                longest = span
+        tail = self._tail
+        compute = (seen + queries * tail) * self._work_s + (longest + tail) * self._path_s
+        memory = queries * self._query_s + prefixes * self._prefix_s + len(chunks) * self._chunk_s
+        p = self._prefill_p
+        if p == 1.0:
+            return self._prefill_t0 + compute + memory, compute
+        power = compute**p
+        both = power + memory**p
+        norm: float = both ** (1 / p)
+        return self._prefill_t0 + norm, norm * power / both
+
+    # -- decode: performance model 2.3 and 2.5, without the launch --------------------------------------
+
+    def _fold_decode(self, fit: DecodeFit | LatentDecodeFit) -> None:
+        chip, cache_bytes = self._chip, self.number.weight_bytes
+        bandwidth = chip.bandwidth * fit.e_bw
+        self._item = 0.0
+        if isinstance(fit, LatentDecodeFit):
+            width = LATENT_WIDTH * cache_bytes
+            self._stream_s, self._row_s = width / bandwidth, fit.ti_ns * 1e-9
+            work = 2 * (LATENT_WIDTH + LATENT_VALUE_WIDTH) * max(self.heads, fit.nh_pad)
+            self._dot_s = work / (chip.bf16 * fit.e_c)
+            self._walk_s = width / (fit.r1_GBps * 1e9)
+        else:
+            elements = self.kv_heads * self.head_dim
+            self._item = fit.h_item / self.kv_heads
+            self._stream_s = 2 * elements * cache_bytes / bandwidth
+            self._row_s = fit.ti_ns * 1e-9 * elements / 128
+            group = max(self.heads / self.kv_heads, MIN_GROUP)
+            self._dot_s = 4 * elements * group / (chip.bf16 * fit.e_c)
+            alone = self.heads <= self.kv_heads
+            self._walk_s = 2 * self.head_dim * cache_bytes / (fit.r1_GBps * 1e9) if alone else 0.0
+        self._knee_s = fit.tk_us * 1e-6
+        self._decode_p = min(max(fit.p, 1.0), 10.0)
+        self._decode_t0 = fit.t0_us * 1e-6
+
+    def _decode_step(self, decodes: int, context_sum: float) -> tuple[float, float]:
+        mean = context_sum / decodes
+        p = self._decode_p
+        streaming = (context_sum * self._stream_s * (1 + self._item / decodes)) ** p
+        compute = (context_sum * self._dot_s) ** p
+        rows = (decodes * self._row_s) ** p
+        every = streaming + compute + (mean * self._walk_s) ** p + rows
+        norm: float = every ** (1 / p)
+        knee = self._knee_s * mean / (mean + CONTEXT_KNEE)
+        if decodes == 1:
+            return norm + knee, norm * compute / every
+        return norm * (rows + SKEW * (every - rows)) / every + knee, SKEW * norm * compute / every
+
+    # -- mixed: performance model 2.4 -------------------------------------------------------------------
+
+    def _fold_mixed(self, fit: MixedFit) -> None:
+        unit = 4 * self.head_dim / (self._chip.bf16 * fit.e)
+        self._unit_s = self.heads * unit
+        self._longest_s = unit * self._chip.multiprocessors * TILE
+
+    def _mixed_step(
+        self, fit: MixedFit, chunks: Sequence[tuple[int, int]], decodes: int, context_sum: float, longest: float
+    ) -> tuple[float, float]:
+        window = self.window
+        seen, span = 0.0, 0
+        half_tile = fit.T / 2
+        for new, prefix in chunks:
+            seen += self._seen(new, prefix) + new * half_tile
+            if new + prefix > span:
+                span = new + prefix
+        if window is not None:
+            span = min(span, window)
+            longest = min(longest, window)
+        rows = context_sum * fit.r + decodes * fit.b1 * TILE
+        p = fit.p
+        work = ((seen + rows) * self._unit_s) ** p
+        chunk_path = (fit.sp * span * self._longest_s) ** p
+        all_three = work + chunk_path + (fit.sd * longest * self._longest_s if decodes else 0.0) ** p
+        norm: float = all_three ** (1 / p)
+        compute = (work * seen / (seen + rows) + chunk_path) / all_three
+        return fit.t0_us * 1e-6 + norm, norm * compute
+
+
+def _seen_chunked(end: int, window: int) -> float:
+    """Return the key positions seen by all queries before ``end`` when each sees its own chunk only."""
+    whole, rest = divmod(end, window)
+    return whole * window * window / 2 + rest * rest / 2

@@ -1,0 +1,62 @@
+"""How a number format is computed: which kernel runs, at which peak, and how many bytes it moves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmsim.model.weights import format_bytes_per_element
+
+_NATIVE = ("fp8", "fp8_block", "nvfp4")  # both factors of the product are in the format
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A weight format on one device.
+
+    ``kernel`` names the fitted kernels, ``compute`` the peak they run at; bytes are per element.
+    """
+
+    kernel: str
+    compute: str
+    weight_bytes: float
+    activation_bytes: float
+    warning: str | None = None
+
+
+def weights(name: str, peaks: Mapping[str, float]) -> Number:
+    """Return how weights in format ``name`` are multiplied on a device with these peaks (flop/s by format).
+
+    A device without the format's own matrix units unpacks the weights to 16 bit on the fly: they are read
+    small and multiplied wide (Marlin kernels).  Integer formats are priced that way everywhere.
+
+    Raises:
+        InputError: the format is unknown.
+    """
+    size = format_bytes_per_element(name)
+    if name in ("bf16", "fp16"):
+        return Number("bfloat16", name if name in peaks else "bf16", size, 2.0)
+    if name == "fp32":
+        wide = next((peak for peak in ("tf32", "fp32") if peak in peaks), "bf16")
+        return Number("bfloat16", wide, size, 4.0)
+    peak = name.removesuffix("_block")
+    if name in _NATIVE and peak in peaks:
+        return Number(name, peak, size, size)
+    if name == "mxfp4" and "nvfp4" in peaks:
+        # The same matrix units with another scale; the kernels of nvfp4 are the measured ones.
+        return Number("nvfp4", "nvfp4", size, size, "mxfp4 weights: priced as nvfp4 kernels, which were measured")
+    said = f"{name} weights: unpacked to 16 bit before the product, the work of unpacking is not priced"
+    return Number("bfloat16", "bf16", size, 2.0, said)
+
+
+def cache(name: str) -> Number:
+    """Return how a KV cache in format ``name`` is read; attention is computed at 16 bit.
+
+    Raises:
+        InputError: the format is unknown.
+    """
+    if name == "fp8_ds_mla":  # DeepSeek's latent cache: 656 bytes for 576 elements, scales and 16-bit rope included
+        return Number("fp8", "bf16", 656 / 576, 2.0)
+    size = format_bytes_per_element(name)
+    if size >= 2.0:
+        return Number("bfloat16", "bf16", size, 2.0)
+    warning = None if name == "fp8" else f"cache in {name}: priced as fp8 kernels that read fewer bytes"
+    return Number("fp8", "bf16", size, 2.0, warning)
