@@ -114,7 +114,7 @@ class Simulation:
             resolved.device,
             block_size=options.block_size,
             gpu_memory_utilization=options.gpu_memory_utilization,
-            weight_format=options.weight_format,
+            weight_format=self._weight_format(),
             cache_format=options.cache_format,
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_num_seqs=options.max_num_seqs,
@@ -128,6 +128,11 @@ class Simulation:
                 "would refuse to start; requests that need more are rejected"
             )
         return budget
+
+    def _weight_format(self) -> str | None:
+        """Return the format that the user wants instead of the checkpoint's own, which may mix several."""
+        wanted = self.resolved.options.weight_format
+        return None if wanted == self.resolved.model.weight_format else wanted
 
     def _start_hosts(self) -> dict[str, CpuHost]:
         """Make the CPU hosts of the cluster."""
@@ -178,7 +183,7 @@ class Simulation:
                 stage,
                 resolved.device,
                 stack=resolved.performance.stack,
-                weight_format=options.weight_format,
+                weight_format=self._weight_format(),
                 cache_format=options.cache_format,
                 static_quant=resolved.performance.static_quant,
                 eager=options.enforce_eager,

@@ -22,6 +22,8 @@ class PlainPrices:
 
     kinds = (("compute", "feed_forward"), ("compute", "attention"), ("memory", "attention"), ("host", "none"))
 
+    host_bound = False
+
     def __init__(
         self,
         windows: tuple[int | None, ...] = (None,),

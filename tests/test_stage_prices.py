@@ -1,6 +1,5 @@
 import csv
 import gzip
-import time
 from functools import cache
 
 import numpy as np
@@ -230,26 +229,6 @@ def test_every_model_of_the_catalogue_has_a_price(name):
     assert np.isfinite(seconds).all()
     assert (seconds.sum(axis=0) > 0).all()
     assert np.isfinite(prefill_step(stage, 1000))
-
-
-# -- speed -------------------------------------------------------------------------------------------------
-
-
-def test_tables_are_built_and_steps_priced_fast_enough():
-    stage = prices("llama-3.1-70b", "h200-sxm", 8)
-    tokens = np.arange(1.0, 16385.0)
-
-    def best(call, repeats: int) -> float:
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert best(lambda: stage.linear(tokens), 5) < 0.020
-    chunks = [(512, 100)]
-    assert best(lambda: [stage.mixed_attention(0, chunks, 32, 32e3, 2e3) for _ in range(1000)], 5) < 0.010
 
 
 # -- measured ----------------------------------------------------------------------------------------------

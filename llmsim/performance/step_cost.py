@@ -30,11 +30,13 @@ MOST_STEPS = 1 << 62
 class Prices(Protocol):
     """The prices of one pipeline stage in seconds, by kind of work (see `StagePrices`).
 
-    ``windows`` gives, for each cache group of the stage, the window of its layers or None.
+    ``windows`` gives, for each cache group of the stage, the window of its layers or None; ``host_bound`` says
+    that the host launches kernel by kernel beside the device, so that a step takes the longer of the two.
     """
 
     kinds: tuple[Kind, ...]
     windows: tuple[int | None, ...]
+    host_bound: bool
 
     def linear(self, tokens: Floats) -> Floats:
         """Price what depends on the tokens of a step: [kinds, len(tokens)]."""
@@ -184,7 +186,7 @@ class StepCost:
         own = tuple(sorted({window for window in prices.windows if window is not None}))
         self.windows = own if windows is None else windows
         self.options = options
-        self._hidden_host = options.async_scheduling
+        self._hidden_host = options.async_scheduling or prices.host_bound
         self._stretch = host_stretch if host else 0.0
         self._batches = max(options.max_num_seqs, 1)
         self._most = min(options.max_num_batched_tokens, MOST_TABULATED)
