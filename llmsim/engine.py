@@ -91,7 +91,7 @@ class Engine:
         self._sequences[sequence] = None
         self.load += 1
         timeline = self.timeline
-        if timeline.opens_s() < now:
+        if timeline.opens_s < now:
             self._catch_up(now)
         matters = self.scheduler.add(sequence)
         if not timeline.in_flight:
@@ -119,7 +119,7 @@ class Engine:
         """Charge other prices from the next step on: the machine has changed under the engine."""
         now = self.clock.now
         timeline = self.timeline
-        if timeline.opens_s() < now:
+        if timeline.opens_s < now:
             self._catch_up(now)
         if timeline.in_flight:
             timeline.run_to(now)
@@ -141,7 +141,7 @@ class Engine:
         """Form the batches that a real engine has formed before ``now``."""
         timeline = self.timeline
         while timeline.in_flight and not self._held_back:
-            opens = timeline.opens_s()
+            opens = timeline.opens_s
             if opens >= now:
                 return
             self._form(opens)
@@ -152,15 +152,8 @@ class Engine:
         if batch is None:
             self._held_back = True
             return
-        for sequence in batch.interrupted:
-            if sequence.last_token_s is None:
-                sequence.last_token_s = self.timeline.busy_until_s
-        for sequence in batch.preempted:
-            if sequence.first_row >= 0:
-                in_flight = len(self.timeline.in_flight)
-                sequence.ranges.append((sequence.first_row, len(self.log) + in_flight - 1))
-                sequence.first_row = -1
-        self.preemptions += len(batch.preempted)
+        if batch.interrupted:
+            self._interrupt(batch)
         if not batch.count and not batch.chunks:
             self._held_back = True
             self._stands_still()
@@ -179,6 +172,18 @@ class Engine:
                 batch.sampling.append(sequence)
                 if sequence.done:
                     batch.ending.append(sequence)
+
+    def _interrupt(self, batch: Batch) -> None:
+        """Take note of those that get no token now: their next gap is longer than a step."""
+        for sequence in batch.interrupted:
+            if sequence.last_token_s is None:
+                sequence.last_token_s = self.timeline.busy_until_s
+        for sequence in batch.preempted:
+            if sequence.first_row >= 0:
+                in_flight = len(self.timeline.in_flight)
+                sequence.ranges.append((sequence.first_row, len(self.log) + in_flight - 1))
+                sequence.first_row = -1
+        self.preemptions += len(batch.preempted)
 
     def _stands_still(self) -> None:
         """Count decisions without a token; too many in a row end the run."""
@@ -208,19 +213,19 @@ class Engine:
         now = self.clock.now
         self._alarm = None
         timeline = self.timeline
-        if timeline.opens_s() < now:
+        if timeline.opens_s < now:
             self._catch_up(now)
         in_flight = timeline.in_flight
         timeline.run_to(now)
-        while in_flight and timeline.ends_s() <= now:
-            batch = in_flight.popleft()
+        while in_flight and in_flight[0].end_s <= now:
+            batch = timeline.pop()
             self._held_back = False
             if self._settle(batch) and in_flight and in_flight[-1].steps > 1 and self._waiting:
                 # Seats and blocks fall free: the step formed ahead stands, those after it do not.
                 for other, steps in timeline.cut(now):
                     if steps < other.steps:
                         self._trim(other, steps)
-        while not self._held_back and timeline.opens_s() <= now:
+        while not self._held_back and timeline.opens_s <= now:
             self._form(now)
         if not in_flight:
             self._held_back = False

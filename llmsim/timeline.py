@@ -15,17 +15,24 @@ from llmsim.schedulers.batch import Batch
 
 
 class Timeline(Protocol):
-    """The moments of the batches that are in flight, in the order in which they end."""
+    """The moments of the batches that are in flight, in the order in which they end.
+
+    Attributes:
+        in_flight: the batches; ``end_s`` of the first is when it, or the step of it that runs, ends.
+        busy_until_s: when the last step that has been placed ends.
+        opens_s: the moment from which one more batch may be formed; minus infinity: at once.
+    """
 
     in_flight: deque[Batch]
     busy_until_s: float
+    opens_s: float
 
     def place(self, batch: Batch) -> None:
         """Price a batch that was just formed, and set when it starts and ends."""
         ...
 
-    def opens_s(self) -> float:
-        """Return the moment from which one more batch may be formed; minus infinity: at once."""
+    def pop(self) -> Batch:
+        """Let go the batch that has ended."""
         ...
 
     def ends_s(self) -> float:
@@ -60,8 +67,8 @@ def price_rows(
         chunks (tokens, prefix), decoding sequences, their summed contexts, the longest, sampled rows.
     """
     chunks = []
-    decodes, sampled = batch.count, batch.count
-    contexts = list(batch.contexts) if batch.contexts else [0] * (1 + len(windows))
+    decodes = sampled = batch.count
+    contexts = list(batch.contexts or (0,) * (1 + len(windows)))
     # The group's clock has moved past this step already.
     longest = batch.decodes.longest() - 1 if batch.decodes is not None else 0
     for sequence, tokens in batch.chunks:
@@ -94,7 +101,7 @@ class SingleStage:
         self._epoch: Epoch | None = None
         self._group: object = None
         self._offset = 0
-        self._opens_s = -inf
+        self.opens_s = -inf
 
     def reprice(self, costs: list[StepCost]) -> None:
         """Use other costs for all batches placed from now on."""
@@ -134,19 +141,22 @@ class SingleStage:
         self.in_flight.append(batch)
         self._set_opening(batch)
 
-    def opens_s(self) -> float:
-        """Return when the last step in flight begins, if one batch is formed ahead; else when all is done."""
-        return self._opens_s if self.in_flight else -inf
+    def pop(self) -> Batch:
+        """Let go the batch that has ended."""
+        batch = self.in_flight.popleft()
+        if not self.in_flight:
+            self.opens_s = -inf
+        return batch
 
     def _set_opening(self, last: Batch) -> None:
-        """Work out from when a batch may be formed behind ``last``."""
+        """Work out from when a batch may be formed behind ``last``: as its last step begins, or when all is done."""
         if not self._ahead:
-            self._opens_s = inf
+            self.opens_s = inf
         elif last.steps == 1:
-            self._opens_s = last.start_s
+            self.opens_s = last.start_s
         else:
             assert last.epoch is not None
-            self._opens_s = last.epoch.end(last.first_step + last.steps - 1)
+            self.opens_s = last.epoch.end(last.first_step + last.steps - 1)
 
     def ends_s(self) -> float:
         """Return the end of the batch that runs."""
@@ -190,6 +200,7 @@ class Pipeline:
         self.in_flight: deque[Batch] = deque()
         self.busy_until_s = -inf
         self._depth = depth
+        self.opens_s = -inf
         self._free_s = [-inf] * len(costs)  # when each stage is through with what it has been sent
 
     def place(self, batch: Batch) -> None:
@@ -212,6 +223,12 @@ class Pipeline:
         batch.rounds = [(batch.end_s, batch.price[0])]
         self.busy_until_s = batch.end_s
         self.in_flight.append(batch)
+        self.opens_s = -inf if len(self.in_flight) < self._depth else inf
+
+    def pop(self) -> Batch:
+        """Let go the batch that has come out."""
+        self.opens_s = -inf
+        return self.in_flight.popleft()
 
     def reprice(self, costs: list[StepCost]) -> None:
         """Use other costs for all batches placed from now on."""
@@ -223,10 +240,6 @@ class Pipeline:
             context + done * growth for context, growth in zip(batch.contexts, batch.growth, strict=True)
         )
         return [cost.decode_step(batch.count, contexts) for cost in self.costs]
-
-    def opens_s(self) -> float:
-        """Return minus infinity while there is room in flight."""
-        return -inf if len(self.in_flight) < self._depth else inf
 
     def ends_s(self) -> float:
         """Return when the first leap, or single step, is through: found by running the pipeline ahead."""

@@ -9,6 +9,7 @@ heap is the next finish.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Sequence as Many
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -119,13 +120,16 @@ class DecodeGroup:
         """Say whether the heap entry of a joining still speaks of a member: who left and came back has a new one."""
         return sequence.slot is self and sequence.ticket == ticket
 
-    def retire(self) -> list[Sequence]:
+    def retire(self) -> Many[Sequence]:
         """Let go, in the order of their joining, of all members whose last token has been scheduled."""
         if self.windows:
             self.cross()
         finishes = self._finishes
+        clock = self.clock
+        if not finishes or finishes[0][0] > clock:
+            return ()
         retired: list[Sequence] = []
-        while finishes and finishes[0][0] <= self.clock:
+        while finishes and finishes[0][0] <= clock:
             _, ticket, sequence = heappop(finishes)
             if self._holds(sequence, ticket):
                 self.leave(sequence)
@@ -159,25 +163,21 @@ class DecodeGroup:
 
     # ------------------------------------------------------------------ what the price needs
 
-    def contexts(self) -> tuple[int, ...]:
-        """Return the tokens attended in the next step, summed over members: all, then for each window."""
-        ahead = self.clock + 1
-        full = self.base_sum + self.count * ahead
-        if not self.windows:
-            return (full,)
-        return (
-            full,
-            *(
-                state.base_sum + state.growing * ahead + state.window * (self.count - state.growing)
-                for state in self.windows
-            ),
-        )
+    def attended(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the tokens attended in the next step, summed over members, and by how many they grow a step.
 
-    def growth(self) -> tuple[int, ...]:
-        """Return by how many tokens the sums of `contexts` grow a step."""
+        The first figure is of layers that attend to everything; then comes one for each window, ascending.
+        """
+        ahead = self.clock + 1
+        count = self.count
+        full = self.base_sum + count * ahead
         if not self.windows:
-            return (self.count,)
-        return (self.count, *(state.growing for state in self.windows))
+            return (full,), (count,)
+        contexts, growth = [full], [count]
+        for state in self.windows:
+            contexts.append(state.base_sum + state.growing * ahead + state.window * (count - state.growing))
+            growth.append(state.growing)
+        return tuple(contexts), tuple(growth)
 
     def longest(self) -> int:
         """Return the attended tokens of the longest member in the next step."""
@@ -191,9 +191,12 @@ class DecodeGroup:
     def until_change(self) -> int:
         """Return the steps until a member finishes or reaches a window: the natural end of a leap."""
         finishes = self._finishes
-        while not self._holds(finishes[0][2], finishes[0][1]):
+        while True:
+            finish, ticket, sequence = finishes[0]
+            if sequence.slot is self and sequence.ticket == ticket:
+                break
             heappop(finishes)
-        steps = finishes[0][0] - self.clock
+        steps = finish - self.clock
         for state in self.windows:
             crossings = state.crossings
             while crossings and not self._holds(crossings[0][2], crossings[0][1]):

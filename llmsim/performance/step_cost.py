@@ -74,13 +74,13 @@ class Epoch:
 
     __slots__ = ("_curves", "_first_s", "_more_s", "_straight", "anchor_s", "count", "version")
 
-    def __init__(self, anchor_s: float, version: int, count: int, curves: list[Curve]) -> None:
+    def __init__(self, anchor_s: float, version: int, count: int, curves: Many[Curve]) -> None:
         self.anchor_s = anchor_s
         self.version = version
         self.count = count
         self._curves = curves
-        self._straight = MOST_STEPS
-        self._first_s = self._more_s = 0.0
+        straight = MOST_STEPS
+        first_s = more_s = 0.0
         for knots, values, slopes, level, rate in curves:
             last = len(slopes) - 1
             place = bisect_right(knots, level) - 1
@@ -89,11 +89,16 @@ class Epoch:
             elif place >= last:
                 place = last
             slope = slopes[place]
-            self._first_s += values[place] + (level - knots[place]) * slope
+            first_s += values[place] + (level - knots[place]) * slope
             if rate > 0.0:
-                self._more_s += slope * rate
+                more_s += slope * rate
                 if place < last:
-                    self._straight = min(self._straight, int((knots[place + 1] - level) / rate))
+                    steps = int((knots[place + 1] - level) / rate)
+                    if steps < straight:
+                        straight = steps
+        self._first_s = first_s
+        self._more_s = more_s
+        self._straight = straight
 
     def after(self, steps: int) -> float:
         """Return the seconds from the anchor to the end of step ``steps``."""
@@ -103,6 +108,8 @@ class Epoch:
 
     def end(self, steps: int) -> float:
         """Return the moment at which step ``steps`` ends."""
+        if steps <= self._straight:
+            return self.anchor_s + (steps * self._first_s + self._more_s * (steps * (steps - 1) * 0.5))
         return self.anchor_s + self.after(steps)
 
     def duration(self, step: int) -> float:
@@ -188,6 +195,7 @@ class StepCost:
         self.options = options
         self._hidden_host = options.async_scheduling or prices.host_bound
         self._stretch = host_stretch if host else 0.0
+        self._mixed_attention = prices.mixed_attention
         self._batches = max(options.max_num_seqs, 1)
         self._most = min(options.max_num_batched_tokens, MOST_TABULATED)
         self._build()
@@ -238,16 +246,21 @@ class StepCost:
         self, anchor_s: float, version: int, count: int, contexts: tuple[int, ...], growth: tuple[int, ...]
     ) -> Epoch:
         """Return the epoch in which ``count`` sequences decode from summed ``contexts`` that grow by ``growth``."""
-        curves = []
-        for (values, slopes), column in zip(self._tables, self._columns, strict=True):
-            curves.append(
-                (self._knots, values[count - 1], slopes[count - 1], contexts[column] / count, growth[column] / count)
+        knots, row = self._knots, count - 1
+        if len(self._tables) == 1:
+            values, slopes = self._tables[0]
+            return Epoch(
+                anchor_s, version, count, ((knots, values[row], slopes[row], contexts[0] / count, growth[0] / count),)
             )
+        curves = [
+            (knots, values[row], slopes[row], contexts[column] / count, growth[column] / count)
+            for (values, slopes), column in zip(self._tables, self._columns, strict=True)
+        ]
         return Epoch(anchor_s, version, count, curves)
 
     def decode_step(self, count: int, contexts: tuple[int, ...]) -> float:
         """Return the seconds of one step in which ``count`` sequences decode."""
-        return self.epoch(0.0, 0, count, contexts, (0,) * len(contexts)).after(1)
+        return self.epoch(0.0, 0, count, contexts, contexts).after(1)
 
     # ------------------------------------------------------------------ mixed steps
 
@@ -270,8 +283,9 @@ class StepCost:
         padded = self.options.padded(tokens)
         linear = self._linear[padded] if padded < len(self._linear) else self._price_linear(padded)
         attention = compute = 0.0
+        mixed_attention = self._mixed_attention
         for group, column in enumerate(self._columns):
-            seconds, share = self.prices.mixed_attention(group, chunks, decodes, contexts[column], longest)
+            seconds, share = mixed_attention(group, chunks, decodes, contexts[column], longest)
             attention += seconds
             compute += seconds * share
         device = linear + attention + (self._head[sampled] if sampled < len(self._head) else self._price_head(sampled))

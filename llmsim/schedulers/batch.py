@@ -69,8 +69,7 @@ class Batch:
         else:
             self.count = decodes.count
             self.version = decodes.version
-            self.contexts = decodes.contexts()
-            self.growth = decodes.growth()
+            self.contexts, self.growth = decodes.attended()
 
     @property
     def tokens(self) -> int:

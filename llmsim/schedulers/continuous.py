@@ -12,6 +12,8 @@ the sequence-by-sequence way of `_plan_each`; both ways make the same decisions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
+
 from llmsim.engine_options import EngineOptions
 from llmsim.kvcache.blocks import BlockPool
 from llmsim.kvcache.decode_group import DecodeGroup
@@ -148,10 +150,10 @@ class ContinuousBatching:
     def _plan_group(self, group: DecodeGroup) -> Batch | None:
         """Let all that decode take one token each; answer None if that cannot go smoothly."""
         budget = self._budget - group.count
-        if budget < 0 or (group.count and not group.steps_that_fit(1)):
-            return None
         cap = self._cap() if self._long else 0
-        taken = group.taken(group.clock, 1)
+        taken = group.taken(group.clock, 1) if group.count else 0
+        if budget < 0 or taken > self.pool.free or (group.windows and group.count and not group.steps_that_fit(1)):
+            return None
         chunks: list[tuple[Sequence, int]] = []
         if self._partial:
             continued = self._continue_chunks(budget, cap, taken)
@@ -159,7 +161,7 @@ class ContinuousBatching:
                 return None
             chunks = continued
             budget -= sum(tokens for _, tokens in chunks)
-        admitted = []
+        admitted: Many[Sequence] = ()
         if self.waiting:
             free = self.pool.free - taken
             while self.waiting and budget > 0 and len(self.running) < self._seats:
@@ -168,7 +170,7 @@ class ContinuousBatching:
                 if not tokens:
                     break
                 free -= self._admit(sequence, tokens)
-                admitted.append(sequence)
+                admitted = [*admitted, sequence]
                 chunks.append((sequence, tokens))
                 budget -= tokens
         if not group.count:
