@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmsim.results.run import Run
     from llmsim.schema import Scenario, load, scenario
     from llmsim.simulation import simulate
-    from llmsim.sweep import sweep
+    from llmsim.sweeps import sweep
     from llmsim.workload.request import Request
 
 # Where each public name lives.  Nothing is imported before it is asked for: `llmsim --help` must not wait
@@ -34,7 +34,7 @@ _HOMES = {
     "load": "llmsim.schema",
     "scenario": "llmsim.schema",
     "simulate": "llmsim.simulation",
-    "sweep": "llmsim.sweep",
+    "sweep": "llmsim.sweeps",
 }
 
 __all__ = [

@@ -67,6 +67,7 @@ class Engine:
         self.rows: list[list[tuple[int, int]]] = []
         self._finish = finish
         self._alarm: Alarm | None = None
+        self._open = True
         self._held_back = False  # the last attempt to form a batch found nothing to compute
         self._sequences: dict[Sequence, None] = {}
         self._running: Any = getattr(scheduler, "running", ())
@@ -86,8 +87,7 @@ class Engine:
             self.rows.append([])
             self._finish(record)
             return
-        room = self.options.max_model_len - request.prompt_tokens
-        sequence = Sequence(request, min(request.output_tokens, room))
+        sequence = Sequence(request, request.output_tokens)
         self._sequences[sequence] = None
         self.load += 1
         timeline = self.timeline
@@ -95,7 +95,7 @@ class Engine:
             self._catch_up(now)
         matters = self.scheduler.add(sequence)
         if not timeline.in_flight:
-            if self._alarm is None:
+            if self._alarm is None and self._open:
                 self._alarm = self.clock.alarm(now, self._wake, decides=True)
         elif matters:
             timeline.run_to(now)
@@ -104,13 +104,26 @@ class Engine:
                     self._trim(batch, steps)
             self._set_alarm()
 
+    def close(self) -> None:
+        """Take requests in, but compute nothing until `open` is called: the devices are not ready."""
+        self._open = False
+
+    def open(self) -> None:
+        """Begin to compute."""
+        self._open = True
+        if self.load and self._alarm is None:
+            self._alarm = self.clock.alarm(self.clock.now, self._wake, decides=True)
+
     def refusal(self, request: Request) -> str | None:
         """Say why a request can never be served here, None if it can."""
-        longest = self.options.max_model_len
-        if request.prompt_tokens >= longest:
-            return f"prompt of {request.prompt_tokens} tokens leaves no room in max_model_len {longest}"
-        tokens = min(request.prompt_tokens + request.output_tokens, longest) - 1
-        blocks = self.pool.most_held(tokens)
+        tokens = request.prompt_tokens + request.output_tokens
+        if tokens > self.options.max_model_len:
+            return (
+                f"prompt of {request.prompt_tokens} and output of {request.output_tokens} tokens are more than "
+                f"max_model_len {self.options.max_model_len}"
+            )
+        # The last token is never computed, only sampled.
+        blocks = self.pool.most_held(tokens - 1)
         if blocks > self.pool.blocks:
             return f"needs {blocks} KV-cache blocks, the engine has {self.pool.blocks}"
         return None

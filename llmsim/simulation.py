@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from importlib import import_module
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from simpy.core import EmptySchedule
 
 from llmsim.engine import Engine
-from llmsim.errors import InputError, ScenarioError, StalledError
+from llmsim.errors import InputError, StalledError
 from llmsim.fleet.routers import ROUTERS, Router
+from llmsim.fleet.startup import ColdStart
 from llmsim.kvcache.blocks import BlockGroup, BlockPool
 from llmsim.machine.clock import Clock
+from llmsim.machine.devices import DeviceGroup
+from llmsim.machine.fabric import Fabric
 from llmsim.machine.host import CpuHost
+from llmsim.model.weights import stage_weight_bytes
 from llmsim.parallel import Stage, place
 from llmsim.performance.memory import CacheBudget, kv_blocks
 from llmsim.performance.odometer import read_odometers
@@ -93,10 +97,20 @@ class Simulation:
             resolved.workload, seed=resolved.seed, max_model_len=resolved.options.max_model_len, base=_folder(resolved)
         )
         self._costs: dict[Any, StepCost] = {}
+        self._left: dict[int, tuple[float, ...]] = {}
         self._leap = leap
         self.hosts = self._start_hosts()
+        self.fabric = Fabric(self.clock, resolved.cluster.graph())
+        self.groups = [
+            [DeviceGroup(self.clock, self.fabric, stage.devices) for stage in stages] for stages in self.placement
+        ]
         self.engines = [self._start_engine(replica, stages) for replica, stages in enumerate(self.placement)]
-        self._router: Router = ROUTERS[resolved.router](stream(resolved.seed, "router"))
+        self._ready = self.engines
+        deployment = resolved.scenario.deployment
+        if deployment.cold_start:
+            self._start_cold(deployment.start_interval_s)
+        self._router = self._make_router()
+        self._tokenize_s = resolved.scenario.performance.tokenize_us_per_token * 1e-6
         self._order: dict[str, int] = {}
         self._in_system = 0
         self._expected = 0
@@ -149,21 +163,68 @@ class Simulation:
         timeline = SingleStage(costs[0], depth) if len(costs) == 1 else Pipeline(costs, depth)
         scheduler = self._scheduler()(options, pool, **self._scheduler_options())
         engine = Engine(replica, self.clock, scheduler, timeline, pool, options, self._finish)
-        host = self.hosts[stages[0].devices[0].split(".")[0] + ".cpu"]
+        for group in self.groups[replica]:
+            group.lease()
         cores = CORES_BESIDE_WORKERS + self.resolved.plan.devices
-        host.register(replica, cores, lambda stretch: engine.reprice(self._stage_costs(stages, stretch)))
+        self._host_of(stages).register(replica, cores, lambda stretch: engine.reprice(self._stage_costs(stages, stretch)))
         return engine
+
+    def _start_cold(self, interval_s: float) -> None:
+        """Let the replicas load their weights before they serve; groups that talk keep their part of the links."""
+        resolved = self.resolved
+        self._ready = []
+        start = ColdStart(self.clock, interval_s)
+        self.fabric.listen(self._share_links)
+        for engine, stages, groups in zip(self.engines, self.placement, self.groups, strict=True):
+            sizes = [
+                stage_weight_bytes(
+                    resolved.model,
+                    stage.first_layer,
+                    stage.last_layer,
+                    tensor=resolved.plan.tensor,
+                    weight_format=self._weight_format(),
+                )
+                for stage in stages
+            ]
+            start.begin(engine, groups, sizes, self._serve)
+
+    def _serve(self, engine: Engine) -> None:
+        """Route requests to a replica from now on; what it says between its devices takes a part of the links."""
+        self._ready.append(engine)
+        self._ready.sort(key=lambda other: other.replica)
+        for cost, group in zip(engine.costs, self.groups[engine.replica], strict=True):
+            self.fabric.stand(group.links(), cost.communication_share())
+
+    def _share_links(self) -> None:
+        """Reprice the replicas that serve over links with more or less of others' bytes than before."""
+        for engine in self._ready:
+            groups = self.groups[engine.replica]
+            left = tuple(min((self.fabric.part_left(link) for link in group.links()), default=1.0) for group in groups)
+            if left != self._left.get(engine.replica, (1.0,) * len(left)):
+                self._left[engine.replica] = left
+                stages = self.placement[engine.replica]
+                engine.reprice(self._stage_costs(_narrowed(stages, left), self._host_of(stages).stretch))
+
+    def _host_of(self, stages: tuple[Stage, ...]) -> CpuHost:
+        """Return the host on which a replica's engine runs: that of its first device."""
+        return self.hosts[stages[0].devices[0].split(".")[0] + ".cpu"]
 
     def _scheduler(self) -> Callable[..., Any]:
         """Return the scheduler's class: one of our own by name, or the user's as ``module:Class``."""
+        from llmsim.schema.plugins import find
+
         name = self.resolved.scheduler
-        if name in SCHEDULERS:
-            return SCHEDULERS[name]
-        module, _, attribute = name.partition(":")
-        try:
-            return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError) as error:
-            raise ScenarioError(f"scheduler: {name}: {error}") from error
+        return SCHEDULERS[name] if name in SCHEDULERS else find(name)  # type: ignore[no-any-return]
+
+    def _make_router(self) -> Router:
+        """Return the router: one of our own by name, or the user's callable as ``module:name``."""
+        from llmsim.schema.plugins import find
+
+        name = self.resolved.router
+        if name in ROUTERS:
+            return ROUTERS[name](stream(self.resolved.seed, "router"))
+        router = find(name)
+        return router() if isinstance(router, type) else router  # type: ignore[no-any-return]
 
     def _scheduler_options(self) -> dict[str, Any]:
         return {"leap": self._leap} if self.resolved.scheduler in SCHEDULERS else {}
@@ -251,9 +312,13 @@ class Simulation:
         if request.id in self._order:
             raise InputError(f"workload: two requests have the id {request.id!r}")
         self._order[request.id] = len(self._order)
-        engines = self.engines
-        engine = engines[0] if len(engines) == 1 else self._router(request, engines)
-        engine.submit(request)  # type: ignore[attr-defined]
+        engines = self._ready or self.engines
+        engine: Any = engines[0] if len(engines) == 1 else self._router(request, engines)
+        if self._tokenize_s:
+            host = self._host_of(self.placement[engine.replica])
+            host.work(request.prompt_tokens * self._tokenize_s, lambda: engine.submit(request))
+        else:
+            engine.submit(request)
 
     def _finish(self, record: Record) -> None:
         """Keep a record, and let the workload answer to it."""
@@ -270,7 +335,7 @@ class Simulation:
         """Return the run: records in the order of arrival, logs, odometers and facts."""
         resolved = self.resolved
         for engine, stages in zip(self.engines, self.placement, strict=True):
-            engine.costs = self._stage_costs(stages, self.hosts[stages[0].devices[0].split(".")[0] + ".cpu"].stretch)
+            engine.costs = self._stage_costs(stages, self._host_of(stages).stretch)
         kinds, lanes = read_odometers(self.engines, self.clock.now)
         self.records.sort(key=lambda record: self._order[record.id])
         unserved = sum(record.status == "rejected" for record in self.records)
@@ -293,6 +358,8 @@ class Simulation:
             percentiles=resolved.percentiles,
             goodput=resolved.goodput or None,
             slo=resolved.slo or None,
+            warmup_requests=resolved.warmup_requests,
+            warmup_s=resolved.warmup_s,
         )
 
     def _first_rejection(self) -> str | None:
@@ -329,8 +396,31 @@ class Simulation:
             workload=self.workload.description,
             request_rate=float(rate) if rate is not None else None,
             burstiness=arrival.get("burstiness"),
-            max_concurrency=(resolved.workload.closed_loop or {}).get("concurrency"),
+            max_concurrency=self._max_concurrency(),
         )
+
+
+    def _max_concurrency(self) -> int | None:
+        """Return how many requests the client has under way at most, however the scenario says so."""
+        workload = self.resolved.workload
+        for section, key in (
+            (workload.closed_loop, "concurrency"),
+            (workload.arrival, "max_concurrency"),
+            (workload.trace, "max_concurrency"),
+        ):
+            if section and section.get(key) is not None:
+                return int(section[key])
+        return None
+
+
+def _narrowed(stages: tuple[Stage, ...], left: tuple[float, ...]) -> tuple[Stage, ...]:
+    """Return stages whose collective links have only the part that flows have left."""
+    return tuple(
+        stage
+        if stage.collective is None or part == 1.0
+        else replace(stage, collective=replace(stage.collective, bandwidth=stage.collective.bandwidth * part))
+        for stage, part in zip(stages, left, strict=True)
+    )
 
 
 def _folder(resolved: Resolved) -> Any:

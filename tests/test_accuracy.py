@@ -34,7 +34,7 @@ def test_the_replay_on_vllm_019_is_met(measured: list[dict], tmp_path: Path):
         max_num_seqs=128,
         max_num_batched_tokens=2048,
         gpu_memory_utilization=0.9,
-    )
+    ).with_({"performance.tokenize_us_per_token": 0})
     records = llmsim.simulate(scenario).records
 
     def error(simulated: list[float], real: list[float]) -> float:

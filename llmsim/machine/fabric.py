@@ -1,6 +1,6 @@
 """The network of a cluster: flows over links that share bandwidth max-min fairly.
 
-A flow takes the path with the fewest hops.  Every link divides its bandwidth so that no flow can get more
+A flow takes the fastest path (edge attribute ``weight``, else the fewest hops).  Every link divides its bandwidth so that no flow can get more
 without a flow that has less or as much getting less (max-min fairness, by progressive filling:
 Bertsekas and Gallager, Data Networks, section 6.5.2).  When a flow starts or ends, the shares of the
 others change, and so do their ends.
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import networkx
 
 LinkName = tuple[str, str]
+
+LEAST_FOR_FLOWS = 0.05
 
 
 class Flow:
@@ -78,26 +80,33 @@ class Fabric:
             import networkx
 
             try:
-                nodes = networkx.shortest_path(self.graph, source, target)
+                nodes = networkx.shortest_path(self.graph, source, target, weight="weight")
             except (networkx.NetworkXNoPath, networkx.NodeNotFound):
                 raise InfeasibleError(f"network: no path from {source} to {target}") from None
             self._paths[key] = tuple(zip(nodes, nodes[1:], strict=False))
         return self._paths[key]
 
     def stand(self, links: Iterable[LinkName], part: float) -> None:
-        """Give a group the ``part`` (0 to 1) of each link for good: its duty cycle, fixed when it is placed."""
+        """Give a group the ``part`` (0 to 1) of each link for good: its duty cycle, fixed when it is placed.
+
+        However many groups stand on a link, flows keep `LEAST_FOR_FLOWS` of it, so that none waits for ever.
+        """
         for link in links:
-            self._standing[link] = min(1.0, self._standing.get(link, 0.0) + part)
+            self._standing[link] = min(1.0 - LEAST_FOR_FLOWS, self._standing.get(link, 0.0) + part)
         self._share()
 
     def listen(self, call: Callable[[], None]) -> None:
         """Call ``call`` whenever a flow has started or ended."""
         self._listeners.append(call)
 
-    def flow_part(self, link: LinkName) -> float:
-        """Return the part (0 to 1) of a link that flows take now."""
-        rate = sum(flow.rate for flow in self.flows if link in flow.links)
-        return float(rate / self.graph.edges[link]["bandwidth"])
+    def part_left(self, link: LinkName) -> float:
+        """Return the part (0 to 1) of a link that a group standing on it has now, beside the flows.
+
+        What the flows leave, or an equal share with them, whichever is more.
+        """
+        rates = [flow.rate for flow in self.flows if link in flow.links]
+        left = 1.0 - sum(rates) / self.graph.edges[link]["bandwidth"]
+        return float(max(left, 1.0 / (1 + len(rates))))
 
     # ------------------------------------------------------------------ flows start and end
 

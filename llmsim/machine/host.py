@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable
 
 import simpy
 
@@ -10,11 +11,14 @@ from llmsim.machine.clock import Clock
 
 
 class CpuHost:
-    """Cores of one host, as a SimPy resource.
+    """The cores of one host, a resource on the SimPy clock.
 
     Work for a request (tokenizing) queues for a core.  An engine keeps cores busy all the time that it
     runs (scheduling, launching, sampling, detokenizing); it registers how many.  While more cores are
     wanted than there are, the engines' host work is stretched by the ratio.
+
+    The cores are a counter with a queue, and work is one event: with `simpy.Resource` it is four, and a
+    simulated request would cost a tenth more.
 
     Args:
         clock: the simulated clock.
@@ -25,41 +29,53 @@ class CpuHost:
     def __init__(self, clock: Clock, name: str, cores: int) -> None:
         self.clock = clock
         self.name = name
-        self.cores = simpy.Resource(clock, capacity=cores)
+        self.cores = cores
+        self.free = cores
         self.busy_s = 0.0
+        self._queue: deque[tuple[float, Callable[[], None]]] = deque()
         self._demands: dict[int, tuple[float, Callable[[float], None]]] = {}
 
     @property
     def stretch(self) -> float:
         """By how much the engines' host work takes longer than it would alone; 1 while the cores suffice."""
         demand = sum(cores for cores, _ in self._demands.values())
-        return max(1.0, demand / self.cores.capacity)
+        return max(1.0, demand / self.cores)
 
     def register(self, engine: int, cores: float, reprice: Callable[[float], None]) -> None:
-        """Let an engine keep ``cores`` cores busy; ``reprice`` is told every change of the stretch."""
+        """Let an engine keep ``cores`` cores busy; ``reprice`` is told the stretch, now and when it changes."""
         before = self.stretch
         self._demands[engine] = (cores, reprice)
-        self._announce(before)
+        if self.stretch == before:
+            reprice(before)
+        else:
+            self._announce()
 
     def release(self, engine: int) -> None:
         """Give back the cores of an engine that stops."""
         before = self.stretch
         del self._demands[engine]
-        self._announce(before)
+        if self.stretch != before:
+            self._announce()
 
-    def _announce(self, before: float) -> None:
-        """Tell every engine of a stretch that has changed; a newcomer is told in any case."""
-        now = self.stretch
+    def _announce(self) -> None:
         for _, reprice in list(self._demands.values()):
-            reprice(now)
+            reprice(self.stretch)
 
     def work(self, seconds: float, then: Callable[[], None]) -> None:
         """Run ``seconds`` of work on one core, first come, first served, and call ``then`` when it is done."""
-        self.clock.process(self._work(seconds, then))
+        if self.free:
+            self.free -= 1
+            self._begin(seconds, then)
+        else:
+            self._queue.append((seconds, then))
 
-    def _work(self, seconds: float, then: Callable[[], None]) -> Generator[simpy.Event, None, None]:
-        with self.cores.request() as core:
-            yield core
-            yield self.clock.timeout(seconds)
-            self.busy_s += seconds
-        then()
+    def _begin(self, seconds: float, then: Callable[[], None]) -> None:
+        def end(_: simpy.Event) -> None:
+            if self._queue:
+                self._begin(*self._queue.popleft())
+            else:
+                self.free += 1
+            then()
+
+        self.busy_s += seconds
+        self.clock.alarm(self.clock.now + seconds, end)

@@ -300,6 +300,12 @@ class StepCost:
     def _price_head(self, rows: int) -> float:
         return float(self.prices.head(np.array([float(rows)])).sum())
 
+    def communication_share(self) -> float:
+        """Return the part of a full decode step in which devices talk: the duty cycle of their links."""
+        row = self.linear_kinds[:, min(self._batches, self.linear_kinds.shape[1] - 1)]
+        talk = sum(row[index] for index, kind in enumerate(self.prices.kinds) if kind[0] == "communication")
+        return float(talk / self._tables[0][0][self._batches - 1][-1])
+
     # ------------------------------------------------------------------ odometer
 
     def kind_seconds(self, columns: dict[str, Floats]) -> Floats:

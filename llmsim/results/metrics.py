@@ -4,6 +4,7 @@
 cancelled or that failed are counted.  Where there is nothing to measure the value is None, never NaN.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,6 +91,7 @@ def measure(
     *,
     percentiles: Sequence[float] = DEFAULT_PERCENTILES,
     goodput: Mapping[str, float] | None = None,
+    since_s: float = -math.inf,
 ) -> Metrics:
     """Return all metrics under the flat keys of vLLM's result file, latencies in milliseconds.
 
@@ -98,6 +100,7 @@ def measure(
         steps: the log of each replica; without them there is no inter-token latency.
         percentiles: percentages, 0..100.
         goodput: the most milliseconds that a good request may take, by metric (`GOODPUT_METRICS`).
+        since_s: inter-token gaps of batches that began before this moment are left out: the warm-up.
 
     Raises:
         ValueError: a goodput metric or a percentage that does not exist.
@@ -110,7 +113,7 @@ def measure(
     samples: dict[str, tuple[Floats, Integers | None]] = {
         "ttft": (_present(measured.ttft), None),
         "tpot": (_present(measured.tpot), None),
-        "itl": pooled([log.gaps() for log in steps]),
+        "itl": pooled([log.gaps(since_s) for log in steps]),
         "e2el": (measured.e2el, None),
         "queue_time": (_present(measured.queue_time), None),
     }
@@ -162,7 +165,10 @@ def _peaks(measured: Timings, steps: Sequence[StepLog]) -> tuple[float | None, i
     times, tokens = pooled([log.tokens() for log in steps])
     if len(times) == 0:
         return None, int(touching.max())
-    buckets = np.bincount((times - origin).clip(min=0).astype(np.int64), weights=tokens)
+    after = times >= origin
+    if not after.any():
+        return None, int(touching.max())
+    buckets = np.bincount((times[after] - origin).astype(np.int64), weights=tokens[after])
     return float(buckets.max()), int(touching.max())
 
 

@@ -1,5 +1,6 @@
 """All that a simulation leaves behind, and the figures that are made of it on demand."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class Outcome:
         percentiles: the percentages that `metrics` has.
         goodput: the most milliseconds of a good request, by metric, or None.
         slo: targets, by the key of a metric, or None.
+        warmup_requests: how many requests, in the order of arrival, the metrics leave out.
+        warmup_s: requests that arrive within this many seconds of the first one are left out too.
     """
 
     records: list[Record]
@@ -51,6 +54,8 @@ class Outcome:
     percentiles: Sequence[float] = DEFAULT_PERCENTILES
     goodput: Mapping[str, float] | None = None
     slo: Mapping[str, float] | None = None
+    warmup_requests: int = 0
+    warmup_s: float = 0.0
     _metrics: Metrics | None = field(default=None, init=False, compare=False)
 
     @property
@@ -62,7 +67,18 @@ class Outcome:
 
     def measure(self, percentiles: Sequence[float]) -> Metrics:
         """Return the metrics with other ``percentiles`` (0..100) than those of the run."""
-        return measure(self.records, self.steps, percentiles=percentiles, goodput=self.goodput)
+        if not self.warmup_requests and not self.warmup_s:
+            return measure(self.records, self.steps, percentiles=percentiles, goodput=self.goodput)
+        records = self.measured_records()
+        since = min((record.arrival_s for record in records), default=math.inf)
+        return measure(records, self.steps, percentiles=percentiles, goodput=self.goodput, since_s=since)
+
+    def measured_records(self) -> list[Record]:
+        """Return the records that the metrics are made of: all but the warm-up, in the order of arrival."""
+        start = min((record.arrival_s for record in self.records), default=0.0)
+        return [
+            record for record in self.records[self.warmup_requests :] if record.arrival_s - start >= self.warmup_s
+        ]
 
     @property
     def counts(self) -> dict[str, int]:

@@ -42,12 +42,13 @@ class Setup:
         if self.engine:
             first.append(f"engine preset {self.engine}")
         if self.performance:
-            trust = "calibrated" if self.calibrated else "uncalibrated"
-            expected = f", expect {self.expected_error}" if self.expected_error else ""
-            first.append(f"performance model: {self.performance} ({trust}{expected})")
-        replicas = f"{self.replicas} replicas of" if self.replicas > 1 else None
-        second = [part for part in (self.model, replicas, self.devices, self.plan, self.formats, self._cache()) if part]
+            first.append(f"prices: {self.performance}, {'calibrated' if self.calibrated else 'uncalibrated'}")
+        replicas = f"{self.replicas} replicas on" if self.replicas > 1 else None
+        second = [part for part in (self.model, replicas, self.devices, self.plan, self.formats) if part]
         lines = [" · ".join(first), "  " + "  ".join([*second, f"seed {seed}"])]
+        if self.expected_error:
+            lines.append(f"  expect {self.expected_error}")
+        lines += [f"  {part}" for part in (self._cache(),) if part]
         return [*lines, f"  workload: {self.workload}"] if self.workload else lines
 
     def _cache(self) -> str | None:

@@ -9,6 +9,7 @@ token per step, one step's duration after its last one.  All other gaps, such as
 tears, are logged apart (`StepLog.gap`), and so are first tokens, which end no gap (`StepLog.first_tokens`).
 """
 
+import math
 import struct
 
 import numpy as np
@@ -82,16 +83,23 @@ class StepLog:
             self._columns = {name: np.ascontiguousarray(table[:, index]) for index, name in enumerate(COLUMNS)}
         return self._columns
 
-    def gaps(self) -> tuple[Floats, Integers]:
+    def gaps(self, since_s: float = -math.inf) -> tuple[Floats, Integers]:
         """Return all inter-token gaps in seconds, and how many tokens came after each: two arrays, not sorted.
+
+        Batches that began before ``since_s`` are left out.
 
         The gaps of a row's regular sequences are one entry per step with the number of sequences as its weight,
         so a log of a million tokens in batches of forty takes 25,000 entries.
         """
         row, durations = self._regular_steps()
         weights = self.columns()["regular"][row].astype(np.int64)
-        irregular = np.array([seconds for seconds, _, _ in self._gaps], dtype=np.float64)
-        counts = np.array([count for _, count, _ in self._gaps], dtype=np.int64)
+        start = self.columns()["start_s"]
+        if since_s > -math.inf:
+            kept = start[row] >= since_s
+            durations, weights = durations[kept], weights[kept]
+        others = [(seconds, count) for seconds, count, index in self._gaps if start[index] >= since_s]
+        irregular = np.array([seconds for seconds, _ in others], dtype=np.float64)
+        counts = np.array([count for _, count in others], dtype=np.int64)
         return np.concatenate((durations, irregular)), np.concatenate((weights, counts))
 
     def tokens(self) -> tuple[Floats, Integers]:

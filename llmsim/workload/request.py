@@ -8,7 +8,8 @@ class Prefix:
     """Content of a prompt, as block identifiers: equal leading identifiers mean equal leading text.
 
     ``hash_ids[i]`` names the tokens ``[i * block_tokens, (i + 1) * block_tokens)`` of the prompt; the
-    last block may be partial (Mooncake and Bailian traces have this form).
+    last block may be partial (Mooncake and Bailian traces have this form).  There may be fewer identifiers
+    than the prompt has blocks; the tokens beyond them are like no other prompt's.
     """
 
     hash_ids: tuple[int, ...]

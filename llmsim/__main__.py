@@ -1,0 +1,5 @@
+"""`python -m llmsim`: the command line."""
+
+from llmsim.cli import main
+
+main()

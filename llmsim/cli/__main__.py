@@ -1,0 +1,5 @@
+"""``python -m llmsim.cli`` is ``llmsim``."""
+
+from llmsim.cli import main
+
+main()

@@ -1,0 +1,64 @@
+"""Every option of one engine, resolved: what the simulation reads of vLLM's flags, each with its final value."""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """The options of one engine under their vLLM names; sizes in tokens, sequences, blocks or bytes.
+
+    Nothing is left open here: defaults that depend on the device, on the model or on another option are
+    already filled in.  None means "no limit" or "not overridden".  ``weight_format`` and ``cache_format``
+    are keys of `llmsim.model.weights.FORMAT_BYTES`; ``cudagraph_sizes`` ascends and is empty without graphs.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_num_scheduled_tokens: int
+    max_num_active_seqs: int
+    max_model_len: int
+    block_size: int = 16
+    gpu_memory_utilization: float = 0.92
+    num_gpu_blocks_override: int | None = None
+    kv_cache_memory_bytes: int | None = None
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    long_prefill_token_threshold: int = 0
+    long_prefill_token_threshold_adaptive: bool = False
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    scheduler_reserve_full_isl: bool = True
+    watermark: float = 0.0
+    prefill_schedule_interval: int = 1
+    async_scheduling: bool = True
+    stream_interval: int = 1
+    max_num_queued_reqs: int | None = None
+    max_num_queued_tokens: int | None = None
+    enforce_eager: bool = False
+    cudagraph_sizes: tuple[int, ...] = ()
+    weight_format: str = "bf16"
+    cache_format: str = "bf16"
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+
+    @property
+    def max_concurrent_batches(self) -> int:
+        """How many batches an engine keeps in flight: one a stage, and one more with asynchronous scheduling."""
+        return self.pipeline_parallel_size + int(self.async_scheduling)
+
+    def padded(self, tokens: int) -> int:
+        """Return the size that a batch of ``tokens`` runs at: the next captured CUDA graph, if one is large enough."""
+        place = bisect_left(self.cudagraph_sizes, tokens)
+        return self.cudagraph_sizes[place] if place < len(self.cudagraph_sizes) else tokens
+
+
+def cudagraph_sizes(largest: int) -> tuple[int, ...]:
+    """Return the batch sizes, at most ``largest``, for which vLLM captures a CUDA graph.
+
+    Source: vLLM 0.33, ``VllmConfig._set_cudagraph_sizes``: 1, 2, 4, then every 8 up to 256, then every 16.
+    """
+    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)]
+    return tuple(size for size in sizes if size <= largest)

@@ -1,0 +1,203 @@
+"""The sections of a scenario file, as pydantic models: which keys there are, of which type, within which bounds."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+
+from llmsim.schema.flags import DEFAULT_PRESET, FLAGS, Flag
+from llmsim.schema.values import NameOrMapping, Number, SecondsOrCount, Switch, Text, Whole, quantity
+
+AtLeastOne = Annotated[Whole, Field(ge=1)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+
+# Measured: a byte-level BPE of 32,000 entries (Hugging Face tokenizers 0.23, trained on program text) encodes texts of
+# 400 to 40,000 characters at 1.8-2.1 us a token on one core of a server Xeon.
+TOKENIZE_US = 2.0
+
+
+def _under(key: str) -> BeforeValidator:
+    """Let a section be written as one word: ``router: round_robin`` for ``router: {policy: round_robin}``."""
+    return BeforeValidator(lambda value: value if isinstance(value, dict | BaseModel) else {key: value})
+
+
+class Section(BaseModel):
+    """A mapping with known keys; any other key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class NodesSection(Section):
+    """Servers of one kind."""
+
+    type: NameOrMapping | None = Field(None, description="node of the catalogue, path to its .yaml, or its content")
+    count: AtLeastOne = Field(1, description="how many")
+
+
+class DevicesSection(Section):
+    """The devices of one server, inline."""
+
+    type: NameOrMapping = Field(description="device of the catalogue, path to its .yaml, or its content")
+    count: AtLeastOne = Field(description="devices in a node")
+    memory: Annotated[str, quantity("bytes")] | None = Field(None, description="memory of a device, such as 80GiB")
+
+
+class LinkSection(Section):
+    """One kind of link of the nodes, replacing the catalogue's."""
+
+    between: Literal["devices", "host", "network"] = Field(description="devices, device to host, or node to network")
+    kind: Text | None = Field(None, description="name of the technology, such as nvlink")
+    bandwidth: Annotated[str, quantity("bytes/s")] | None = Field(None, description="per direction, such as 450GB/s")
+    latency: Annotated[str, quantity("s")] | None = Field(None, description="such as 2us")
+    count: AtLeastOne | None = Field(None, description="links of a node into the network")
+
+
+class ClusterSection(Section):
+    """The machine: a name, or a device and how many, or nodes of the catalogue, or nodes described inline."""
+
+    name: Text | None = Field(None, description="cluster of the catalogue, or path to its .yaml")
+    gpu: Text | None = Field(None, description="device of the catalogue, in its usual node")
+    num_gpus: AtLeastOne | None = Field(None, description="devices; default: as many as the deployment needs")
+    nodes: NodesSection | None = None
+    gpus: DevicesSection | None = None
+    links: list[LinkSection] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ClusterSection":
+        given = [key for key in ("name", "gpu", "nodes", "gpus") if getattr(self, key) is not None]
+        if given == ["nodes", "gpus"] and self.nodes is not None and self.nodes.type is None:
+            given = ["gpus"]
+        elif self.nodes is not None and self.nodes.type is None:
+            raise ValueError("nodes: give a type of the catalogue, or gpus beside it")
+        if len(given) != 1:
+            said = " and ".join(given) if given else "nothing"
+            raise ValueError(f"give exactly one of name, gpu, nodes, gpus (got {said})")
+        if self.num_gpus is not None and self.gpu is None:
+            raise ValueError("num_gpus goes with gpu only")
+        return self
+
+
+class RouterSection(Section):
+    """Which replica gets a request."""
+
+    policy: Text = Field("round_robin", description="a router (llmsim list routers), or package.module:function")
+
+
+class DeploymentSection(Section):
+    """How many engines, and how requests reach them."""
+
+    replicas: AtLeastOne = Field(1, description="engines, each with tensor x pipeline devices")
+    router: Annotated[RouterSection, _under("policy")] = RouterSection()
+    cold_start: Switch = Field(False, description="replicas copy their weights over the hosts' links before they serve")
+    start_interval_s: NotNegative = Field(0.0, description="seconds between the cold starts of two replicas")
+
+
+class PerformanceSection(Section):
+    """Where the price of a step comes from."""
+
+    model: Literal["auto", "fitted", "data_sheet", "roofline"] = Field(
+        "auto", description="fitted coefficients where there are any, else the data sheet; or insist on one"
+    )
+    stack: Text | None = Field(None, description="software stack of the fitted coefficients, such as vllm")
+    static_quant: Switch | None = Field(None, description="fp8/nvfp4 with static scales: no quantisation kernels")
+    calibration: Text | None = Field(None, description="file of a calibration; not in this release")
+    tokenize_us_per_token: NotNegative = Field(
+        TOKENIZE_US, description="host time to tokenize a prompt, microseconds a token on one core; 0 for token ids"
+    )
+
+
+class TraceSection(Section):
+    """Requests from a recorded trace."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    path: Text = Field(description="file; its format is recognised by content")
+    format: Text = Field("auto", description="auto, or the name of a format (llmsim trace info --help)")
+    speedup: Positive = Field(1.0, description="2 plays the trace in half the time")
+
+
+class DatasetSection(Section):
+    """Lengths of generated requests; the other keys are parameters of the named kind."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    name: Text | None = Field(None, description="random, fixed, uniform, lognormal, mixture, table, sharegpt, ...")
+
+
+class ArrivalSection(Section):
+    """Moments of arrival of generated requests; the other keys are parameters of the named kind."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    kind: Text | None = Field(None, description="poisson, gamma, weibull, constant, mmpp, diurnal, vllm, ...")
+    request_rate: Positive | None = Field(None, description="requests a second; inf: all at once")
+    burstiness: Positive | None = Field(None, description="shape of gamma gaps: 1 Poisson, below 1 burstier")
+
+
+class ClosedLoopSection(Section):
+    """Users who each wait for an answer before they ask again."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    concurrency: AtLeastOne = Field(description="requests in flight")
+
+
+class WorkloadSection(Section):
+    """What is asked of the cluster: a preset, a trace, or lengths with arrivals or a closed loop."""
+
+    preset: Text | None = Field(None, description="workload of the catalogue (llmsim list workloads)")
+    dataset: Annotated[DatasetSection, _under("name")] | None = None
+    arrival: Annotated[ArrivalSection, _under("kind")] | None = None
+    trace: Annotated[TraceSection, _under("path")] | None = None
+    closed_loop: Annotated[ClosedLoopSection, _under("concurrency")] | None = None
+    num_prompts: AtLeastOne | None = Field(None, description="requests; default: 1000, or all rows of a trace")
+    on_too_long: Literal["reject", "truncate", "error"] = Field("reject", description="a request that can never fit")
+    warmup: SecondsOrCount = Field(0, description="requests or a duration such as 30s left out of the metrics")
+
+
+class OutputSection(Section):
+    """What is shown and written."""
+
+    percentiles: list[Annotated[Number, Field(ge=0, le=100)]] = Field(
+        [50.0, 90.0, 95.0, 99.0], min_length=1, description="of every latency"
+    )
+    metrics: list[Literal["ttft", "tpot", "itl", "e2el", "queue_time"]] = Field(
+        ["ttft", "tpot", "itl", "e2el"], description="latencies in the result block"
+    )
+    requests: Literal["csv", "none"] = Field("csv", description="format of the table of requests")
+
+
+_TYPES: dict[str, Any] = {
+    "int": Whole,
+    "float": Number,
+    "bool": Switch,
+    "text": Text,
+    "json": NameOrMapping,
+    "sizes": list[AtLeastOne],
+}
+
+
+def _field(flag: Flag) -> tuple[Any, Any]:
+    kind = Literal[flag.choices] if flag.choices else _TYPES[flag.kind]
+    if flag.minimum is not None:
+        kind = Annotated[kind, Field(ge=flag.minimum, le=flag.maximum)]
+    note = "" if flag.status == "modelled" else f" ({flag.status})"
+    # Optional, not "| None": the kinds are values here, some of which do not support the operator.
+    return Optional[kind], Field(None, description=f"{flag.help or flag.name}{note}")  # noqa: UP045
+
+
+if TYPE_CHECKING:
+
+    class EngineSection(Section):
+        """Every engine flag of the preset; None: the preset's default."""
+
+        preset: str = DEFAULT_PRESET
+else:
+    EngineSection = create_model(
+        "EngineSection",
+        __base__=Section,
+        __module__=__name__,
+        __doc__="Every engine flag of the preset; None: the preset's default.",
+        preset=(Text, Field(DEFAULT_PRESET, description="fixes every default: engine and version")),
+        **{flag.name: _field(flag) for flag in FLAGS.values()},
+    )

@@ -1,0 +1,1 @@
+"""Workloads: trace readers, arrival processes and lengths, turned into requests."""

@@ -1,0 +1,146 @@
+"""Traces of JSON objects, one a line."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from llmsim.errors import TraceError
+from llmsim.workload.readers.files import open_text
+from llmsim.workload.readers.rows import Reading, Row
+from llmsim.workload.readers.stamps import Stamp
+from llmsim.workload.readers.table import MOST_TOKENS, shortened, stamp_reader, whole_number
+from llmsim.workload.request import Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Which key means what; ``prompt_text`` and ``output_text`` are texts whose tokens must be estimated."""
+
+    prompt: str | None = None
+    output: str | None = None
+    prompt_text: str | None = None
+    output_text: str | None = None
+    time: str | None = None
+    time_unit: str | None = None
+    hash_ids: str | None = None
+    block_tokens: int = 512
+    id: str | None = None
+    session: str | None = None
+    parent: str | None = None
+
+
+def objects(reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) for every line that is not blank.
+
+    Raises:
+        TraceError: a line is not a JSON object; the message gives its number.
+    """
+    with open_text(reading.path) as text:
+        for number, line in enumerate(text, start=1):
+            try:
+                item = json.loads(line)
+            except json.JSONDecodeError as error:
+                if not line.strip():
+                    reading.blank_rows += 1
+                    continue
+                where = f"{reading.name}:row {number}"
+                raise TraceError(f"{where}: column {error.colno}: is not JSON ({error.msg})") from None
+            if not isinstance(item, dict):
+                raise TraceError(f"{reading.name}:row {number}: is not a JSON object (got {shortened(item)})")
+            yield number, item
+
+
+def read_lines(reading: Reading, keys: Keys) -> Iterator[Row]:
+    """Yield the rows of a JSONL trace.
+
+    Raises:
+        TraceError: a row is broken; the message gives its number and the key.
+    """
+    stamp: Stamp | None = None
+    time = keys.time
+    block_tokens = reading.options.block_tokens or keys.block_tokens
+    for number, item in objects(reading):
+        place = f"{reading.name}:row {number}"
+        if time is not None and stamp is None:
+            unit = reading.options.time_unit or keys.time_unit
+            stamp = stamp_reader(reading, time, unit, item.get(time))
+        yield Row(
+            number,
+            None if time is None or stamp is None else _time(item, time, stamp, place),
+            _prompt(item, keys, reading, place),
+            _output(item, keys, reading, place),
+            None if keys.hash_ids is None else _prefix(item, keys.hash_ids, block_tokens, place),
+            _name(item, keys.id),
+            _name(item, keys.session),
+            _name(item, keys.parent),
+        )
+
+
+def estimated_tokens(text: str, reading: Reading) -> int:
+    """Return the tokens of ``text``, at `ReadOptions.characters_per_token`, at least 1 unless it is empty."""
+    per_token = reading.options.characters_per_token
+    reading.note(f"token counts are estimates, {per_token:g} characters a token: the file holds text, not counts")
+    return max(round(len(text) / per_token), min(1, len(text)))
+
+
+def _prompt(item: dict[str, Any], keys: Keys, reading: Reading, place: str) -> int:
+    if keys.prompt is not None and keys.prompt in item:
+        return _whole(item, keys.prompt, place)
+    if keys.prompt_text is not None:
+        return _text_tokens(item, keys.prompt_text, reading, place)
+    return _whole(item, keys.prompt or "", place)
+
+
+def _output(item: dict[str, Any], keys: Keys, reading: Reading, place: str) -> int:
+    if keys.output is not None and item.get(keys.output) is not None:
+        return _whole(item, keys.output, place)
+    if keys.output_text is not None:
+        return _text_tokens(item, keys.output_text, reading, place)
+    if reading.options.output_len is not None:
+        return reading.options.output_len
+    return _whole(item, keys.output or "", place)
+
+
+def _text_tokens(item: dict[str, Any], key: str, reading: Reading, place: str) -> int:
+    value = item.get(key)
+    if isinstance(value, list):  # already tokens
+        return len(value)
+    if not isinstance(value, str):
+        raise TraceError(f"{place}: column {key}: {shortened(value)} is not a text")
+    return estimated_tokens(value, reading)
+
+
+def _whole(item: dict[str, Any], key: str, place: str) -> int:
+    value = item.get(key)
+    if type(value) is int and 0 <= value <= MOST_TOKENS:
+        return value
+    if key not in item:
+        raise TraceError(f"{place}: column {key}: is missing (got {', '.join(item) or 'nothing'})")
+    try:
+        return whole_number(value)
+    except ValueError as error:
+        raise TraceError(f"{place}: column {key}: {error}") from None
+
+
+def _time(item: dict[str, Any], key: str, stamp: Stamp, place: str) -> int:
+    try:
+        return stamp(item[key])
+    except KeyError:
+        raise TraceError(f"{place}: column {key}: is missing (got {', '.join(item) or 'nothing'})") from None
+    except ValueError:
+        raise TraceError(f"{place}: column {key}: {shortened(item[key])} is not a time") from None
+
+
+def _prefix(item: dict[str, Any], key: str, block_tokens: int, place: str) -> Prefix | None:
+    ids = item.get(key)
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or not all(type(number) is int for number in ids):
+        raise TraceError(f"{place}: column {key}: {shortened(ids)} is not a list of whole numbers")
+    return Prefix(tuple(ids), block_tokens) if ids else None
+
+
+def _name(item: dict[str, Any], key: str | None) -> str | None:
+    value = None if key is None else item.get(key)
+    return None if value is None or value == "" else str(value)
