@@ -17,7 +17,7 @@ from llmsim.errors import StalledError
 from llmsim.kvcache.blocks import BlockPool
 from llmsim.machine.clock import Alarm, Clock
 from llmsim.performance.step_cost import StepCost
-from llmsim.results.records import Record
+from llmsim.results.records import Record, Status
 from llmsim.results.steps import StepLog
 from llmsim.schedulers.batch import Batch
 from llmsim.schedulers.protocol import Scheduler
@@ -316,7 +316,7 @@ class Engine:
 
     # ------------------------------------------------------------------ requests end
 
-    def _end(self, sequence: Sequence, status: Any, reason: str, finished_s: float | None) -> None:
+    def _end(self, sequence: Sequence, status: Status, reason: str, finished_s: float | None) -> None:
         """Make the record of a sequence and let it go."""
         del self._sequences[sequence]
         self.load -= 1
@@ -326,23 +326,15 @@ class Engine:
         self.rows.append(sequence.ranges)
         self._finish(record)
 
-    def _record(self, request: Request, status: Any, reason: str, sequence: Sequence | None) -> Record:
-        none = sequence is None
+    def _record(self, request: Request, status: Status, reason: str, sequence: Sequence | None) -> Record:
+        """Return the record of a request; one that never became a sequence has no moments."""
+        if sequence is None:
+            moments: tuple[float | None, float | None] = (None, None)
+            tokens = cached = preemptions = 0
+        else:
+            moments = sequence.admitted_s, sequence.first_token_s
+            tokens, cached, preemptions = sequence.generated, sequence.cached_tokens, sequence.preemptions
         return Record(
-            request.id,
-            self.replica,
-            status,
-            reason,
-            1,
-            request.arrival_s,
-            None if none else sequence.admitted_s,
-            None if none else sequence.first_token_s,
-            None,
-            request.prompt_tokens,
-            0 if none else sequence.generated,
-            0 if none else sequence.cached_tokens,
-            0 if none else sequence.preemptions,
-            request.priority,
-            request.session_id,
-            request.tenant,
-        )
+            request.id, self.replica, status, reason, 1, request.arrival_s, *moments, None, request.prompt_tokens,
+            tokens, cached, preemptions, request.priority, request.session_id, request.tenant,
+        )  # fmt: skip

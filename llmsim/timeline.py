@@ -172,12 +172,14 @@ class SingleStage:
             return []
         if moment_s <= last.start_s:
             return [(last, 1)]
+        assert last.epoch is not None
         first = last.first_step
         step = last.epoch.step_at(moment_s, first, last.start_s, first + last.steps, last.end_s) - first
         return [(last, min(step + self._ahead, last.steps))]
 
     def shorten(self, batch: Batch) -> None:
         """Let the last batch end earlier."""
+        assert batch.epoch is not None
         self._offset = batch.first_step + batch.steps
         batch.end_s = self.busy_until_s = batch.epoch.end(self._offset)
         self._set_opening(batch)
@@ -243,7 +245,7 @@ class Pipeline:
 
     def ends_s(self) -> float:
         """Return when the first leap, or single step, is through: found by running the pipeline ahead."""
-        queue = deque((batch, len(batch.rounds), batch.end_s) for batch in self.in_flight)
+        queue = deque((batch, _rounds(batch), batch.end_s) for batch in self.in_flight)
         free_s = self._free_s.copy()
         while True:
             batch, done, end_s = queue.popleft()
@@ -254,17 +256,18 @@ class Pipeline:
     def run_to(self, moment_s: float) -> None:
         """Send the steps of leaps that begin before ``moment_s`` into the pipeline."""
         in_flight = self.in_flight
-        while in_flight and in_flight[0].end_s < moment_s and len(in_flight[0].rounds) < in_flight[0].steps:
+        while in_flight and in_flight[0].end_s < moment_s and _rounds(in_flight[0]) < in_flight[0].steps:
             batch = in_flight.popleft()
-            durations = self._next_round(batch, len(batch.rounds))
+            durations = self._next_round(batch, _rounds(batch))
             batch.end_s = _send(self._free_s, batch.end_s, durations)
+            assert batch.rounds is not None
             batch.rounds.append((batch.end_s, sum(durations) / len(durations)))
             self.busy_until_s = batch.end_s
             in_flight.append(batch)
 
     def cut(self, moment_s: float) -> list[tuple[Batch, int]]:
         """Return the leaps in flight with the steps that have been sent into the pipeline."""
-        return [(batch, len(batch.rounds)) for batch in self.in_flight if batch.steps > len(batch.rounds)]
+        return [(batch, _rounds(batch)) for batch in self.in_flight if batch.steps > _rounds(batch)]
 
     def shorten(self, batch: Batch) -> None:
         """Nothing to do: the steps that were taken back had not been sent yet."""
@@ -279,3 +282,8 @@ def _send(free_s: list[float], formed_s: float, durations: list[float]) -> float
         moment += duration
         free_s[stage] = moment
     return moment
+
+
+def _rounds(batch: Batch) -> int:
+    """Return how many steps of a batch have been sent into the pipeline."""
+    return len(batch.rounds or ())

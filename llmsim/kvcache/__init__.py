@@ -1,1 +1,1 @@
-""""""
+"""Who holds how many blocks of the KV cache."""

@@ -1,1 +1,1 @@
-""""""
+"""A cluster come alive on the SimPy clock: links, flows, hosts, devices."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappush
+from typing import Any
 
 import simpy
 
@@ -42,5 +43,6 @@ class Clock(simpy.Environment):
     def alarm(self, moment_s: float, call: Callable[[simpy.Event], None], *, decides: bool = False) -> Alarm:
         """Call ``call`` at ``moment_s``, which must not lie in the past; after all that merely happens then."""
         alarm = Alarm(self, call)
-        heappush(self._queue, (moment_s, DECIDES if decides else HAPPENS, next(self._eid), alarm))
+        entry: Any = (moment_s, DECIDES if decides else HAPPENS, next(self._eid), alarm)
+        heappush(self._queue, entry)
         return alarm

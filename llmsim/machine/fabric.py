@@ -1,9 +1,9 @@
 """The network of a cluster: flows over links that share bandwidth max-min fairly.
 
-A flow takes the fastest path (edge attribute ``weight``, else the fewest hops).  Every link divides its bandwidth so that no flow can get more
-without a flow that has less or as much getting less (max-min fairness, by progressive filling:
-Bertsekas and Gallager, Data Networks, section 6.5.2).  When a flow starts or ends, the shares of the
-others change, and so do their ends.
+A flow takes the fastest path (edge attribute ``weight``, else the fewest hops).  Every link divides its
+bandwidth so that no flow can get more without a flow that has less or as much getting less: max-min
+fairness, by progressive filling (Bertsekas and Gallager, Data Networks, section 6.5.2).  When a flow starts
+or ends, the shares of the others change, and so do their ends.
 
 A group of devices that talks over a link in every step is a standing member of it: it takes a fixed
 part of the link, its duty cycle, and the flows share what is left.
@@ -12,6 +12,7 @@ part of the link, its duty cycle, and the flows share what is left.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import simpy
@@ -83,7 +84,7 @@ class Fabric:
                 nodes = networkx.shortest_path(self.graph, source, target, weight="weight")
             except (networkx.NetworkXNoPath, networkx.NodeNotFound):
                 raise InfeasibleError(f"network: no path from {source} to {target}") from None
-            self._paths[key] = tuple(zip(nodes, nodes[1:], strict=False))
+            self._paths[key] = tuple(pairwise(nodes))
         return self._paths[key]
 
     def stand(self, links: Iterable[LinkName], part: float) -> None:

@@ -30,13 +30,16 @@ MOST_STEPS = 1 << 62
 class Prices(Protocol):
     """The prices of one pipeline stage in seconds, by kind of work (see `StagePrices`).
 
-    ``windows`` gives, for each cache group of the stage, the window of its layers or None; ``host_bound`` says
-    that the host launches kernel by kernel beside the device, so that a step takes the longer of the two.
+    ``windows`` gives, for each cache group of the stage, the window of its layers or None.
     """
 
     kinds: tuple[Kind, ...]
     windows: tuple[int | None, ...]
-    host_bound: bool
+
+    @property
+    def host_bound(self) -> bool:
+        """Whether the host launches beside the device, so that a step takes the longer of the two."""
+        ...
 
     def linear(self, tokens: Floats) -> Floats:
         """Price what depends on the tokens of a step: [kinds, len(tokens)]."""
