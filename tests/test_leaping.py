@@ -34,6 +34,7 @@ def scenario(seed: int, *, pipelined: bool = False) -> dict:
         async_scheduling=draw.random() < 0.6,
         scheduling_policy=draw.choice(["fcfs", "fcfs", "priority"]),
         long_prefill_token_threshold=draw.choice([0, 0, 0, 40]),
+        prefill_schedule_interval=draw.choice([1, 1, 1, 4]),
         watermark=draw.choice([0.0, 0.0, 0.05]),
         scheduler_reserve_full_isl=draw.random() < 0.7,
         cudagraph_sizes=draw.choice([(), (1, 2, 4, 8, 16, 32)]),

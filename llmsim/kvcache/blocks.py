@@ -6,7 +6,13 @@ group with a window gives back the blocks that lie wholly behind it, just before
 allocated.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmsim.schedulers.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,8 @@ class BlockPool:
     """
 
     __slots__ = ("block_size", "blocks", "copies", "free", "groups", "max_chunk", "windows")
+
+    caches = False  # whether blocks keep their content for others (`PrefixCache`)
 
     def __init__(
         self, blocks: int, block_size: int, groups: tuple[BlockGroup, ...] = (BlockGroup(None),), *, max_chunk: int = 0
@@ -65,3 +73,20 @@ class BlockPool:
     def most_held(self, tokens: int) -> int:
         """Return the most blocks a sequence can hold while it grows to ``tokens`` tokens."""
         return self.needed(tokens)
+
+    # ------------------------------------------------------------------ prefix caching, which a plain pool does not do
+
+    def match(self, sequence: Sequence) -> tuple[int, int]:
+        """Return the blocks of a sequence's beginning that are cached, and how many of them lie free."""
+        return 0, 0
+
+    def take(self, sequence: Sequence, hits: int) -> None:
+        """Let a sequence hold the blocks that were found."""
+
+    def name(self, sequence: Sequence, tokens: int) -> None:
+        """Make the full blocks of the first ``tokens`` tokens findable."""
+
+    def release(self, sequence: Sequence, known: int) -> None:
+        """Free a sequence's blocks, of which the first ``known`` tokens have been computed for good."""
+        self.free += sequence.blocks
+        sequence.blocks = 0

@@ -189,7 +189,7 @@ class DecodeGroup:
     # ------------------------------------------------------------------ how far a leap may go
 
     def until_change(self) -> int:
-        """Return the steps until a member finishes or reaches a window: the natural end of a leap."""
+        """Return the steps until a member finishes or reaches a window: the natural end of a leap, 0 if it is now."""
         finishes = self._finishes
         while True:
             finish, ticket, sequence = finishes[0]

@@ -52,11 +52,17 @@ class ContinuousBatching:
         # Only a single stage computes the next token of a sequence right after the last: with more
         # stages a sequence waits for its token to come out at the far end.
         self._pipelined = options.pipeline_parallel_size > 1
+        self._ahead = options.async_scheduling
         self._group = DecodeGroup(pool)
         self._idle: list[Sequence] = []  # to join the next group (pipelines)
         self._partial: dict[Sequence, None] = {}  # admitted, prompt not yet computed, in running order
         self._last: Batch | None = None
         self._admissions = 0
+        self._interval = options.prefill_schedule_interval
+        self._step = 0  # steps scheduled so far
+        self._last_prefill = -self._interval
+        self._backlog = False  # whether the last step with prompts left some in the queue
+        self.name_outputs = False  # whether blocks that output fills are findable before their sequence ends
 
     # ------------------------------------------------------------------ the protocol
 
@@ -71,6 +77,8 @@ class ContinuousBatching:
         """Decide the next step, or the next steps."""
         group = self._absorb()
         batch = self._plan_group(group) or self._plan_each(group)
+        if self._interval > 1:
+            self._count_steps(batch)
         if not batch.count and not batch.chunks:
             # Preemptions without a step are possible only when the victim was the last one running.
             return batch if batch.preempted else None
@@ -87,6 +95,13 @@ class ContinuousBatching:
         self._last = batch
         return batch
 
+    def _count_steps(self, batch: Batch) -> None:
+        """Keep account of when a prompt was last computed."""
+        if any(tokens > 1 or not sequence.generated for sequence, tokens in batch.chunks):
+            self._last_prefill = self._step
+            self._backlog = len(self.waiting) > 0
+        self._step += batch.steps
+
     def settle(self, batch: Batch, steps: int) -> list[Sequence]:
         """Release the sequences whose last token has come."""
         group = batch.decodes
@@ -94,7 +109,7 @@ class ContinuousBatching:
             batch.ending += group.retire()
             if self._pipelined:
                 self._lay_by(group)
-        finished = batch.ending
+        finished = [sequence for sequence in batch.ending if not sequence.gone]
         if self._pipelined:
             for sequence in batch.sampling:
                 if sequence.slot is batch and not sequence.done:
@@ -105,8 +120,8 @@ class ContinuousBatching:
         for sequence in finished:
             if sequence in self.running:
                 del self.running[sequence]
-                self.pool.free += sequence.blocks
-                sequence.blocks = 0
+                # The last token is never computed.
+                self.pool.release(sequence, sequence.total - 1)
             else:
                 self.waiting.drop(sequence)
         return finished
@@ -122,6 +137,7 @@ class ContinuousBatching:
         """Take back all but the first ``steps`` steps of a leap in flight."""
         assert batch.decodes is not None
         batch.decodes.advance(steps - batch.steps)
+        self._step += steps - batch.steps
         batch.steps = steps
 
     # ------------------------------------------------------------------ a step that goes smoothly
@@ -155,30 +171,27 @@ class ContinuousBatching:
         if budget < 0 or taken > self.pool.free or (group.windows and group.count and not group.steps_that_fit(1)):
             return None
         chunks: list[tuple[Sequence, int]] = []
-        if self._partial:
+        throttled = self._interval > 1 and self._throttled(group.count > 0)
+        if self._partial and not throttled:
             continued = self._continue_chunks(budget, cap, taken)
             if continued is None:
                 return None
             chunks = continued
             budget -= sum(tokens for _, tokens in chunks)
-        admitted: Many[Sequence] = ()
-        if self.waiting:
-            free = self.pool.free - taken
-            while self.waiting and budget > 0 and len(self.running) < self._seats:
-                sequence = self.waiting.head()
-                tokens = self._admissible(sequence, budget, cap, free)
-                if not tokens:
-                    break
-                free -= self._admit(sequence, tokens)
-                admitted = [*admitted, sequence]
-                chunks.append((sequence, tokens))
-                budget -= tokens
-        if not group.count:
-            batch = Batch(chunks)
+        if group.count:
+            batch = Batch(chunks, group)
+            group.advance(1)
+            if self.name_outputs and not self._ahead:
+                for sequence in group.members:
+                    self.pool.name(sequence, sequence.base + group.clock)
         else:
-            batch = Batch(chunks, group, 1 if chunks or not self.leap else self._horizon(group))
-            group.advance(batch.steps)
-        batch.admitted = admitted
+            batch = Batch(chunks)
+        if self.waiting and not throttled:
+            self._admit_some(batch, chunks, budget, cap)
+        if group.count and not chunks and self.leap:
+            more = self._more_steps(group)
+            group.advance(more)
+            batch.steps += more
         return batch
 
     def _continue_chunks(self, budget: int, cap: int, taken: int) -> list[tuple[Sequence, int]] | None:
@@ -200,22 +213,28 @@ class ContinuousBatching:
             plan.append((sequence, tokens, held))
         if free < 0 or (pool.windows and plan):
             return None
-        for sequence, _, held in plan:
+        for sequence, tokens, held in plan:
             pool.free -= held - sequence.blocks
             sequence.blocks = held
+            if pool.caches:
+                pool.name(sequence, sequence.computed + tokens)
         return [(sequence, tokens) for sequence, tokens, _ in plan]
 
-    def _horizon(self, group: DecodeGroup) -> int:
-        """Return for how many steps nothing can change from within."""
+    def _more_steps(self, group: DecodeGroup) -> int:
+        """Return for how many steps after the one planned nothing can change from within."""
         steps = group.until_change()
         if self._pipelined:
             blocks = self.pool.copies * len(self.running) * (-(-PIPELINE_LEAP // self.pool.block_size) + 1)
-            if self.waiting or self._partial or self._idle or blocks > self.pool.free:
-                return 1
-            return min(steps, PIPELINE_LEAP)
+            if self.waiting or self._partial or self._idle or self._interval > 1 or blocks > self.pool.free:
+                return 0
+            return min(steps, PIPELINE_LEAP - 1)
+        if self._interval > 1 and (self.waiting or self._partial) and self._throttled(decodes=True):
+            if self._partial and self._ahead:
+                return 0  # a seat that falls free behind the step formed ahead may end the waiting
+            steps = min(steps, self._last_prefill + self._interval - self._step - 1)
         if self.waiting and self.pool.windows and len(self.running) < self._seats:
-            return 1  # what falls behind a window frees blocks, so the head of the queue may get in at any step
-        return group.steps_that_fit(steps)
+            return 0  # what falls behind a window frees blocks, so the head of the queue may get in at any step
+        return group.steps_that_fit(steps) if steps else 0
 
     def _cap(self) -> int:
         """Return the most tokens of one prompt in this step, 0 for no limit (the long-prefill threshold)."""
@@ -226,29 +245,64 @@ class ContinuousBatching:
 
     # ------------------------------------------------------------------ admission
 
-    def _admissible(self, sequence: Sequence, budget: int, cap: int, free: int) -> int:
-        """Return how many tokens of the head of the queue can start now, 0 for none."""
+    def _throttled(self, decodes: bool) -> bool:
+        """Say whether prompts must wait: they are computed in one of `prefill_schedule_interval` steps.
+
+        While the last such step left requests in the queue the next ones go on with them, and where nothing
+        decodes nobody is spared by waiting.
+        """
+        return decodes and not self._backlog and self._step - self._last_prefill < self._interval
+
+    def _admit_some(self, batch: Batch, chunks: list[tuple[Sequence, int]], budget: int, cap: int) -> None:
+        """Admit from the front of the queue until the budget, the seats or the blocks run out."""
+        while self.waiting and budget > 0 and len(self.running) < self._seats:
+            sequence = self.waiting.head()
+            tokens, hits = self._admissible(sequence, budget, cap)
+            if not tokens:
+                return
+            self._admit(sequence, tokens, hits)
+            batch.admitted = [*batch.admitted, sequence]
+            chunks.append((sequence, tokens))
+            budget -= tokens
+
+    def _admissible(self, sequence: Sequence, budget: int, cap: int) -> tuple[int, int]:
+        """Return how many tokens of the head of the queue can start now, 0 for none, and the cached blocks before them."""
         if sequence.done:
-            return 0  # preempted with its last token on the way through the pipeline: it ends where it is
-        tokens = min(sequence.remaining, cap) if cap else sequence.remaining
+            return 0, 0  # preempted with its last token on the way through the pipeline: it ends where it is
+        pool = self.pool
+        hits, lying_free = pool.match(sequence) if pool.caches else (0, 0)
+        found = hits * pool.block_size
+        tokens = sequence.total - found
+        if cap and tokens > cap:
+            tokens = cap
         if tokens > budget:
             if not self._chunked and not self._long:
-                return 0
+                return 0, 0
             tokens = budget
-        spare = free - (self._watermark if self.running else 0)
-        if self._reserve_prompt and self.pool.needed(sequence.total) > spare:
-            return 0
-        return tokens if self.pool.held(tokens, 0) <= spare else 0
+        # Cached blocks need not be allocated, but those that lie free are taken out of the free ones.
+        spare = pool.free - (self._watermark if self.running else 0) + hits - lying_free
+        if self._reserve_prompt and pool.needed(sequence.total) > spare:
+            return 0, 0
+        return (tokens, hits) if pool.held(found + tokens, found) <= spare else (0, 0)
 
-    def _admit(self, sequence: Sequence, tokens: int) -> int:
-        """Seat the head of the queue with blocks for its first chunk; return how many."""
+    def _admit(self, sequence: Sequence, tokens: int, hits: int) -> None:
+        """Seat the head of the queue with blocks for its first chunk."""
+        pool = self.pool
         self.waiting.take()
         self._admissions += 1
         sequence.order = self._admissions
         self.running[sequence] = None
-        sequence.blocks = self.pool.held(tokens, 0)
-        self.pool.free -= sequence.blocks
-        return sequence.blocks
+        found = 0
+        if hits:
+            pool.take(sequence, hits)
+            found = sequence.computed = hits * pool.block_size
+        sequence.found = found
+        if not sequence.preemptions:
+            sequence.cached_tokens = found
+        sequence.blocks = pool.held(found + tokens, found)
+        pool.free -= sequence.blocks - hits
+        if pool.caches:
+            pool.name(sequence, min(found + tokens, sequence.total))
 
     # ------------------------------------------------------------------ sequence by sequence
 
@@ -262,10 +316,11 @@ class ContinuousBatching:
         budget = self._budget
         cap = self._cap()
         scheduled: dict[Sequence, int] = {}
+        throttled = self._interval > 1 and self._throttled(any(sequence.generated for sequence in ready))
         # A victim leaves `running` and `ready` behind the place that the walk has reached, or, by
         # priority, before it; the walk therefore looks whether each one is still there.
         for sequence in sorted(ready, key=_admission):
-            if sequence not in ready:
+            if sequence not in ready or (throttled and not sequence.generated):
                 continue
             if budget <= 0:
                 break
@@ -279,9 +334,10 @@ class ContinuousBatching:
                 budget -= tokens
             elif not self._by_priority:
                 break
-        if not batch.preempted:
-            self._admit_each(batch, scheduled, budget, cap)
         batch.chunks = list(scheduled.items())
+        if not batch.preempted and not throttled:
+            self._admit_some(batch, batch.chunks, budget, cap)
+            scheduled = dict(batch.chunks)
         self._partial = {sequence: None for sequence in ready if sequence not in scheduled}
         batch.interrupted = [*batch.preempted, *(sequence for sequence in self._partial if sequence.generated)]
         return batch
@@ -301,6 +357,8 @@ class ContinuousBatching:
             if held - sequence.blocks <= pool.free:
                 pool.free -= held - sequence.blocks
                 sequence.blocks = held
+                if pool.caches:
+                    pool.name(sequence, sequence.computed + tokens)
                 return refund
             victim = self._victim()
             self._preempt(victim)
@@ -316,34 +374,38 @@ class ContinuousBatching:
             return next(reversed(self.running))
         return max(self.running, key=lambda sequence: (sequence.request.priority, sequence.request.arrival_s))
 
-    def _preempt(self, sequence: Sequence) -> None:
-        """Free all blocks of a sequence; it will be computed anew, prompt and output."""
+    def remove(self, sequence: Sequence) -> None:
+        """Let go a sequence whose client has gone, or that has ended before anybody could foresee it."""
+        sequence.gone = True
+        if sequence in self.running:
+            self._unseat(sequence)
+        else:
+            self.waiting.drop(sequence)
+
+    def _unseat(self, sequence: Sequence) -> None:
+        """Take a running sequence out of wherever it is, and free its blocks."""
         slot = sequence.slot
         if isinstance(slot, DecodeGroup):
             slot.cross()
             slot.leave(sequence)
-            if sequence.done and slot.batch is not None:
-                slot.batch.ending.append(sequence)
         sequence.slot = None
         del self.running[sequence]
-        self._idle = [other for other in self._idle if other is not sequence]
-        self.pool.free += sequence.blocks
-        sequence.blocks = 0
+        self._partial.pop(sequence, None)
+        if self._idle:
+            self._idle = [other for other in self._idle if other is not sequence]
+        # With a step formed ahead, the key and value of the last scheduled token are still on their way.
+        on_the_way = 1 if self._ahead and sequence.generated else 0
+        self.pool.release(sequence, max(0, sequence.computed - on_the_way))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Free all blocks of a sequence; it will be computed anew, prompt and output."""
+        group = sequence.slot
+        self._unseat(sequence)
+        if sequence.done and isinstance(group, DecodeGroup) and group.batch is not None:
+            group.batch.ending.append(sequence)  # its last token is on the way through the pipeline
         sequence.computed = 0
         sequence.preemptions += 1
         self.waiting.put_back(sequence)
-
-    def _admit_each(self, batch: Batch, scheduled: dict[Sequence, int], budget: int, cap: int) -> None:
-        """Admit from the queue into a step that was planned sequence by sequence."""
-        while self.waiting and budget > 0 and len(self.running) < self._seats:
-            sequence = self.waiting.head()
-            tokens = self._admissible(sequence, budget, cap, self.pool.free)
-            if not tokens:
-                return
-            self._admit(sequence, tokens)
-            batch.admitted = [*batch.admitted, sequence]
-            scheduled[sequence] = tokens
-            budget -= tokens
 
 
 def _admission(sequence: Sequence) -> int:
