@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmsim.engine import Engine
 from llmsim.fleet.startup import ColdStart
 from llmsim.kvcache.blocks import BlockGroup, BlockPool
+from llmsim.kvcache.prefix import PrefixCache
 from llmsim.machine.clock import Clock
 from llmsim.machine.devices import DeviceGroup
 from llmsim.machine.fabric import Fabric
@@ -108,6 +109,8 @@ class Parts:
         """Return the free blocks of one replica."""
         options = self.resolved.options
         groups = tuple(BlockGroup(window, copies) for window, copies in budget.groups)
+        if options.enable_prefix_caching and len(groups) == 1 and groups[0].window is None:
+            return PrefixCache(budget.usable, options.block_size, max_chunk=options.max_num_batched_tokens)
         return BlockPool(budget.usable, options.block_size, groups, max_chunk=options.max_num_batched_tokens)
 
     def _weight_format(self) -> str | None:

@@ -73,6 +73,7 @@ class Engine:
         self._running: Any = getattr(scheduler, "running", ())
         self._waiting: Any = getattr(scheduler, "waiting", ())
         self._idle_decisions = 0
+        self._arrivals = 0
         self._padded = [options.padded(count) for count in range(options.max_num_seqs + 1)]
 
     # ------------------------------------------------------------------ requests come
@@ -87,7 +88,8 @@ class Engine:
             self.rows.append([])
             self._finish(record)
             return
-        sequence = Sequence(request, request.output_tokens)
+        self._arrivals += 1
+        sequence = Sequence(request, request.output_tokens, self._arrivals)
         self._sequences[sequence] = None
         self.load += 1
         timeline = self.timeline

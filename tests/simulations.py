@@ -9,6 +9,7 @@ import numpy as np
 from llmsim.engine import Engine
 from llmsim.engine_options import EngineOptions, cudagraph_sizes
 from llmsim.kvcache.blocks import BlockGroup, BlockPool
+from llmsim.kvcache.prefix import PrefixCache
 from llmsim.machine.clock import Clock
 from llmsim.performance.step_cost import StepCost
 from llmsim.results.records import Record
@@ -86,7 +87,11 @@ def run(
     engine_options = engine or options()
     clock = Clock()
     groups = (BlockGroup(None), *(BlockGroup(window) for window in windows))
-    pool = BlockPool(blocks, engine_options.block_size, groups, max_chunk=engine_options.max_num_batched_tokens)
+    chunk = engine_options.max_num_batched_tokens
+    if engine_options.enable_prefix_caching and not windows:
+        pool: BlockPool = PrefixCache(blocks, engine_options.block_size, max_chunk=chunk)
+    else:
+        pool = BlockPool(blocks, engine_options.block_size, groups, max_chunk=chunk)
     prices = prices or [PlainPrices((None, *windows))]
     costs = [StepCost(price, engine_options, host=index == 0) for index, price in enumerate(prices)]
     depth = engine_options.max_concurrent_batches

@@ -6,20 +6,22 @@ from dataclasses import astuple
 import pytest
 from simulations import PlainPrices, options, run
 
-from llmsim.workload.request import Request
+from llmsim.workload.request import Prefix, Request
 
 
 def scenario(seed: int, *, pipelined: bool = False) -> dict:
     """Draw a scenario: requests, options, blocks, windows, prices."""
     draw = random.Random(seed)
     start = draw.choice([0.0, 0.0, 1e6])
+    caching = draw.random() < 0.5
     requests = []
     clock = start
     for number in range(draw.randint(1, 60)):
         clock += draw.choice([0.0, 0.0, draw.expovariate(20.0), draw.expovariate(2.0), 0.01, 0.02])
         requests.append(
             Request(str(number), clock, draw.randint(1, draw.choice([20, 300, 900])),
-                    draw.randint(1, draw.choice([1, 4, 40, 300])), priority=draw.randint(0, 2))
+                    draw.randint(1, draw.choice([1, 4, 40, 300])), priority=draw.randint(0, 2),
+                    prefix=shared_prefix(draw) if caching else None)
         )  # fmt: skip
     windows = draw.choice([(), (), (), (64,), (32, 200)])
     block_size = draw.choice([1, 16, 16, 32])
@@ -33,6 +35,7 @@ def scenario(seed: int, *, pipelined: bool = False) -> dict:
         block_size=block_size,
         async_scheduling=draw.random() < 0.6,
         scheduling_policy=draw.choice(["fcfs", "fcfs", "priority"]),
+        enable_prefix_caching=caching,
         long_prefill_token_threshold=draw.choice([0, 0, 0, 40]),
         prefill_schedule_interval=draw.choice([1, 1, 1, 4]),
         watermark=draw.choice([0.0, 0.0, 0.05]),
@@ -46,6 +49,14 @@ def scenario(seed: int, *, pipelined: bool = False) -> dict:
         plain = {"host": draw.choice([0.0, 0.012])}
     prices = [PlainPrices((None, *windows), **plain) for _ in range(engine.pipeline_parallel_size)]
     return {"requests": requests, "engine": engine, "blocks": blocks, "windows": windows, "prices": prices}
+
+
+def shared_prefix(draw: random.Random) -> Prefix | None:
+    """Draw a path down a small tree of contents, so that prompts begin alike now and then."""
+    if draw.random() < 0.3:
+        return None
+    path = tuple(hash((depth, draw.randint(0, 2))) for depth in range(draw.randint(1, 8)))
+    return Prefix(tuple(100 * depth + name % 7 for depth, name in enumerate(path)), draw.choice([16, 64, 24]))
 
 
 def lives(records):

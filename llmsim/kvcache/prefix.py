@@ -88,6 +88,8 @@ class PrefixCache(BlockPool):
 
     def name(self, sequence: Sequence, tokens: int) -> None:
         """Put the blocks of the first ``tokens`` tokens that are full and shareable into the cache."""
+        if sequence.names == []:
+            return
         names = self.names(sequence)
         held = sequence.named
         for place in range(len(held), min(tokens // self.block_size, len(names))):
@@ -105,10 +107,12 @@ class PrefixCache(BlockPool):
         Returns:
             blocks found, and how many of them lie free.
         """
+        names = self.names(sequence)
+        if not names and sequence.own_run is None:
+            return 0, 0
         self._evict()
         most = (sequence.total - 1) // self.block_size
         hits = free = 0
-        names = self.names(sequence)
         for name in names[:most]:
             blocks = self._cached.get(name)
             if not blocks:
@@ -147,6 +151,11 @@ class PrefixCache(BlockPool):
 
     def release(self, sequence: Sequence, known: int) -> None:
         """Free a sequence's blocks, last block first; ``known`` tokens of it have been computed for good."""
+        if not self._queue and not self._chains and sequence.done:
+            # Nobody will ask for these blocks, and nothing is cached that they could outlive.
+            self.free += sequence.blocks
+            sequence.blocks = 0
+            return
         self._evict()
         full = known // self.block_size
         names = self.names(sequence)

@@ -12,14 +12,13 @@ the sequence-by-sequence way of `_plan_each`; both ways make the same decisions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
-
 from llmsim.engine_options import EngineOptions
 from llmsim.kvcache.blocks import BlockPool
 from llmsim.kvcache.decode_group import DecodeGroup
 from llmsim.schedulers.batch import Batch
 from llmsim.schedulers.queues import QUEUES, WaitingQueue
 from llmsim.schedulers.sequence import Sequence
+from llmsim.schedulers.throttle import PrefillThrottle
 
 # With pipeline stages a leap is at most this long, and is made only when the free blocks would carry
 # every running sequence that far: then no decision can depend on blocks that a leap has reserved.
@@ -58,10 +57,7 @@ class ContinuousBatching:
         self._partial: dict[Sequence, None] = {}  # admitted, prompt not yet computed, in running order
         self._last: Batch | None = None
         self._admissions = 0
-        self._interval = options.prefill_schedule_interval
-        self._step = 0  # steps scheduled so far
-        self._last_prefill = -self._interval
-        self._backlog = False  # whether the last step with prompts left some in the queue
+        self._throttle = PrefillThrottle(options.prefill_schedule_interval)
         self.name_outputs = False  # whether blocks that output fills are findable before their sequence ends
 
     # ------------------------------------------------------------------ the protocol
@@ -77,8 +73,8 @@ class ContinuousBatching:
         """Decide the next step, or the next steps."""
         group = self._absorb()
         batch = self._plan_group(group) or self._plan_each(group)
-        if self._interval > 1:
-            self._count_steps(batch)
+        if self._throttle.on:
+            self._throttle.count(batch, len(self.waiting) > 0)
         if not batch.count and not batch.chunks:
             # Preemptions without a step are possible only when the victim was the last one running.
             return batch if batch.preempted else None
@@ -95,13 +91,6 @@ class ContinuousBatching:
         self._last = batch
         return batch
 
-    def _count_steps(self, batch: Batch) -> None:
-        """Keep account of when a prompt was last computed."""
-        if any(tokens > 1 or not sequence.generated for sequence, tokens in batch.chunks):
-            self._last_prefill = self._step
-            self._backlog = len(self.waiting) > 0
-        self._step += batch.steps
-
     def settle(self, batch: Batch, steps: int) -> list[Sequence]:
         """Release the sequences whose last token has come."""
         group = batch.decodes
@@ -117,6 +106,8 @@ class ContinuousBatching:
                     self._idle.append(sequence)
         if len(finished) > 1:
             finished.sort(key=_admission)
+        not_begun = self._not_begun() if self.pool.caches and finished and self._last is not batch else 0
+        self.pool.free += not_begun
         for sequence in finished:
             if sequence in self.running:
                 del self.running[sequence]
@@ -124,7 +115,19 @@ class ContinuousBatching:
                 self.pool.release(sequence, sequence.total - 1)
             else:
                 self.waiting.drop(sequence)
+        self.pool.free -= not_begun
         return finished
+
+    def _not_begun(self) -> int:
+        """Return the blocks that the leap formed ahead has reserved for steps after its first.
+
+        They are still free when the batch before it settles, and what they hold is still cached.
+        """
+        ahead = self._last
+        if ahead is None or ahead.decodes is None or ahead.steps == 1:
+            return 0
+        group = ahead.decodes
+        return group.taken(group.clock - ahead.steps + 1, ahead.steps - 1)
 
     def _lay_by(self, group: DecodeGroup) -> None:
         """Keep a group that came out of the pipeline for the next batch; join it to one that waits already."""
@@ -137,7 +140,7 @@ class ContinuousBatching:
         """Take back all but the first ``steps`` steps of a leap in flight."""
         assert batch.decodes is not None
         batch.decodes.advance(steps - batch.steps)
-        self._step += steps - batch.steps
+        self._throttle.take_back(batch.steps - steps)
         batch.steps = steps
 
     # ------------------------------------------------------------------ a step that goes smoothly
@@ -171,7 +174,7 @@ class ContinuousBatching:
         if budget < 0 or taken > self.pool.free or (group.windows and group.count and not group.steps_that_fit(1)):
             return None
         chunks: list[tuple[Sequence, int]] = []
-        throttled = self._interval > 1 and self._throttled(group.count > 0)
+        throttled = self._throttle.holds(group.count > 0)
         if self._partial and not throttled:
             continued = self._continue_chunks(budget, cap, taken)
             if continued is None:
@@ -216,22 +219,23 @@ class ContinuousBatching:
         for sequence, tokens, held in plan:
             pool.free -= held - sequence.blocks
             sequence.blocks = held
-            if pool.caches:
-                pool.name(sequence, sequence.computed + tokens)
+            pool.name(sequence, sequence.computed + tokens)
         return [(sequence, tokens) for sequence, tokens, _ in plan]
 
     def _more_steps(self, group: DecodeGroup) -> int:
         """Return for how many steps after the one planned nothing can change from within."""
         steps = group.until_change()
         if self._pipelined:
+            if self.pool.caches:
+                return 0  # what is in the cache depends on the order in which all stages take blocks
             blocks = self.pool.copies * len(self.running) * (-(-PIPELINE_LEAP // self.pool.block_size) + 1)
-            if self.waiting or self._partial or self._idle or self._interval > 1 or blocks > self.pool.free:
+            if self.waiting or self._partial or self._idle or self._throttle.on or blocks > self.pool.free:
                 return 0
             return min(steps, PIPELINE_LEAP - 1)
-        if self._interval > 1 and (self.waiting or self._partial) and self._throttled(decodes=True):
+        if self._throttle.on and (self.waiting or self._partial) and self._throttle.holds(decodes=True):
             if self._partial and self._ahead:
                 return 0  # a seat that falls free behind the step formed ahead may end the waiting
-            steps = min(steps, self._last_prefill + self._interval - self._step - 1)
+            steps = min(steps, self._throttle.steps_left())
         if self.waiting and self.pool.windows and len(self.running) < self._seats:
             return 0  # what falls behind a window frees blocks, so the head of the queue may get in at any step
         return group.steps_that_fit(steps) if steps else 0
@@ -244,14 +248,6 @@ class ContinuousBatching:
         return max(self._long, self._batched // present) if self._adaptive else self._long
 
     # ------------------------------------------------------------------ admission
-
-    def _throttled(self, decodes: bool) -> bool:
-        """Say whether prompts must wait: they are computed in one of `prefill_schedule_interval` steps.
-
-        While the last such step left requests in the queue the next ones go on with them, and where nothing
-        decodes nobody is spared by waiting.
-        """
-        return decodes and not self._backlog and self._step - self._last_prefill < self._interval
 
     def _admit_some(self, batch: Batch, chunks: list[tuple[Sequence, int]], budget: int, cap: int) -> None:
         """Admit from the front of the queue until the budget, the seats or the blocks run out."""
@@ -266,11 +262,11 @@ class ContinuousBatching:
             budget -= tokens
 
     def _admissible(self, sequence: Sequence, budget: int, cap: int) -> tuple[int, int]:
-        """Return how many tokens of the head of the queue can start now, 0 for none, and the cached blocks before them."""
+        """Return how many tokens of the head of the queue can start now, 0 for none, and its cached blocks."""
         if sequence.done:
             return 0, 0  # preempted with its last token on the way through the pipeline: it ends where it is
         pool = self.pool
-        hits, lying_free = pool.match(sequence) if pool.caches else (0, 0)
+        hits, lying_free = pool.match(sequence)
         found = hits * pool.block_size
         tokens = sequence.total - found
         if cap and tokens > cap:
@@ -301,8 +297,7 @@ class ContinuousBatching:
             sequence.cached_tokens = found
         sequence.blocks = pool.held(found + tokens, found)
         pool.free -= sequence.blocks - hits
-        if pool.caches:
-            pool.name(sequence, min(found + tokens, sequence.total))
+        pool.name(sequence, min(found + tokens, sequence.total))
 
     # ------------------------------------------------------------------ sequence by sequence
 
@@ -316,7 +311,7 @@ class ContinuousBatching:
         budget = self._budget
         cap = self._cap()
         scheduled: dict[Sequence, int] = {}
-        throttled = self._interval > 1 and self._throttled(any(sequence.generated for sequence in ready))
+        throttled = self._throttle.holds(any(sequence.generated for sequence in ready))
         # A victim leaves `running` and `ready` behind the place that the walk has reached, or, by
         # priority, before it; the walk therefore looks whether each one is still there.
         for sequence in sorted(ready, key=_admission):
@@ -357,8 +352,7 @@ class ContinuousBatching:
             if held - sequence.blocks <= pool.free:
                 pool.free -= held - sequence.blocks
                 sequence.blocks = held
-                if pool.caches:
-                    pool.name(sequence, sequence.computed + tokens)
+                pool.name(sequence, sequence.computed + tokens)
                 return refund
             victim = self._victim()
             self._preempt(victim)
@@ -369,10 +363,13 @@ class ContinuousBatching:
                 return refund
 
     def _victim(self) -> Sequence:
-        """Return who must give way: the last admitted, or by priority the least important and latest."""
+        """Return who must give way: the last admitted, or by priority the least important and latest.
+
+        By priority the order must be strict, or two that do not fit together would preempt each other for ever.
+        """
         if not self._by_priority:
             return next(reversed(self.running))
-        return max(self.running, key=lambda sequence: (sequence.request.priority, sequence.request.arrival_s))
+        return max(self.running, key=_importance)
 
     def remove(self, sequence: Sequence) -> None:
         """Let go a sequence whose client has gone, or that has ended before anybody could foresee it."""
@@ -411,3 +408,8 @@ class ContinuousBatching:
 def _admission(sequence: Sequence) -> int:
     """Sort key: the order of admission, which is the order of service."""
     return sequence.order
+
+
+def _importance(sequence: Sequence) -> tuple[int, float, int]:
+    """Sort key: the most important first."""
+    return sequence.request.priority, sequence.request.arrival_s, sequence.arrival

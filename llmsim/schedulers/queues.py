@@ -62,7 +62,7 @@ class ArrivalOrder(deque[Sequence]):
         self.remove(sequence)
 
 
-class PriorityOrder(list[tuple[int, float, str, Sequence]]):
+class PriorityOrder(list[tuple[int, float, int, str, Sequence]]):
     """The lowest priority number first; ties by arrival, then by the request's id as text, as in vLLM.
 
     The list is a heap.
@@ -71,8 +71,8 @@ class PriorityOrder(list[tuple[int, float, str, Sequence]]):
     def add(self, sequence: Sequence) -> bool:
         """Insert by rank; say whether it is now the first."""
         request = sequence.request
-        heappush(self, (request.priority, request.arrival_s, request.id, sequence))
-        return self[0][3] is sequence
+        heappush(self, (request.priority, request.arrival_s, sequence.arrival, request.id, sequence))
+        return self[0][4] is sequence
 
     def put_back(self, sequence: Sequence) -> None:
         """Insert by rank, like a newcomer."""
@@ -80,15 +80,15 @@ class PriorityOrder(list[tuple[int, float, str, Sequence]]):
 
     def head(self) -> Sequence:
         """Return the first sequence and keep it."""
-        return self[0][3]
+        return self[0][4]
 
     def take(self) -> Sequence:
         """Return the first sequence and let it go."""
-        return heappop(self)[3]
+        return heappop(self)[4]
 
     def drop(self, sequence: Sequence) -> None:
         """Let go a sequence from anywhere in the queue."""
-        self[:] = [entry for entry in self if entry[3] is not sequence]
+        self[:] = [entry for entry in self if entry[4] is not sequence]
         heapify(self)
 
 

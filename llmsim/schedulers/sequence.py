@@ -18,6 +18,8 @@ class Sequence:
     ``computed`` back to zero and leaves ``total`` as it is.
 
     Attributes:
+        arrival: its number in the order of arrival, which breaks ties of arrival times.
+        order: its number in the order of admission, which is the order of service.
         target: output tokens after which the sequence ends.
         total: prompt tokens and generated tokens.
         computed: tokens whose keys and values have been computed, counting scheduled steps.
@@ -35,15 +37,16 @@ class Sequence:
     """
 
     __slots__ = (
-        "admitted_s", "base", "blocks", "cached_tokens", "computed", "first_row", "first_token_s", "found",
+        "admitted_s", "arrival", "base", "blocks", "cached_tokens", "computed", "first_row", "first_token_s", "found",
         "generated", "gone", "last_token_s", "named", "names", "order", "own_run", "preemptions", "ranges",
         "request", "slot", "target", "ticket", "total",
     )  # fmt: skip
 
-    def __init__(self, request: Request, target: int, order: int = 0) -> None:
+    def __init__(self, request: Request, target: int, arrival: int = 0) -> None:
         self.request = request
         self.target = target
-        self.order = order
+        self.arrival = arrival
+        self.order = 0
         self.total = request.prompt_tokens
         self.computed = 0
         self.generated = 0
