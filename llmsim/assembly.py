@@ -54,6 +54,8 @@ class Parts:
         self.clock = clock
         self.warnings = list(resolved.warnings)
         self.budget = self._memory()
+        if resolved.options.enable_prefix_caching and any(window is not None for window, _ in self.budget.groups):
+            self.warnings.append("prefix caching is not modelled with windowed layers: every prompt token is computed")
         self.placement = place(resolved.model, resolved.plan, resolved.cluster, resolved.replicas)
         self._finish = finish
         self._leap = leap

@@ -83,10 +83,7 @@ class Engine:
         now = self.clock.now
         reason = self.refusal(request)
         if reason is not None:
-            record = self._record(request, "rejected", reason, None)
-            self.ended.append(record)
-            self.rows.append([])
-            self._finish(record)
+            self.turn_away(request, "rejected", reason)
             return
         self._arrivals += 1
         sequence = Sequence(request, request.output_tokens, self._arrivals)
@@ -115,6 +112,13 @@ class Engine:
         self._open = True
         if self.load and self._alarm is None:
             self._alarm = self.clock.alarm(self.clock.now, self._wake, decides=True)
+
+    def turn_away(self, request: Request, status: Status, reason: str) -> None:
+        """End a request that never became a sequence."""
+        record = self._record(request, status, reason, None)
+        self.ended.append(record)
+        self.rows.append([])
+        self._finish(record)
 
     def refusal(self, request: Request) -> str | None:
         """Say why a request can never be served here, None if it can."""

@@ -11,6 +11,7 @@ from simpy import Event
 from simpy.core import EmptySchedule
 
 from llmsim.assembly import Parts, describe
+from llmsim.engine import Engine
 from llmsim.errors import InputError, StalledError
 from llmsim.fleet.routers import ROUTERS, Router
 from llmsim.machine.clock import Clock
@@ -80,6 +81,7 @@ class Simulation:
         self._router = _router(resolved)
         self._tokenize_s = resolved.scenario.performance.tokenize_us_per_token * 1e-6
         self._order: dict[str, int] = {}
+        self._tokenizing: dict[str, tuple[Engine, Request]] = {}
         self._in_system = 0
         self._expected = 0
         self._feed: Iterator[Request] | None = None
@@ -120,8 +122,11 @@ class Simulation:
 
     def _stop(self, reason: str) -> str:
         """End the requests that are under way as cancelled records."""
+        why = f"run stopped: {reason}"
         for engine in self.parts.engines:
-            engine.withdraw(f"run stopped: {reason}")
+            engine.withdraw(why)
+        for engine, request in list(self._tokenizing.values()):
+            engine.turn_away(request, "cancelled", why)
         return reason
 
     def _standstill(self) -> str:
@@ -154,9 +159,14 @@ class Simulation:
         engine: Any = engines[0] if len(engines) == 1 else self._router(request, engines)
         if self._tokenize_s:
             host = self.parts.host_of(engine.replica)
-            host.work(request.prompt_tokens * self._tokenize_s, lambda: engine.submit(request))
+            self._tokenizing[request.id] = (engine, request)
+            host.work(request.prompt_tokens * self._tokenize_s, partial(self._tokenized, request.id))
         else:
             engine.submit(request)
+
+    def _tokenized(self, name: str) -> None:
+        engine, request = self._tokenizing.pop(name)
+        engine.submit(request)
 
     def _finish(self, record: Record) -> None:
         """Keep a record, and let the workload answer to it."""

@@ -12,3 +12,10 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data not found: {folder.name}/ beside the checkout")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let golden files be made anew, and only when somebody says so."""
+    parser.addoption(
+        "--regen-golden", action="store_true", help="write tests/golden/*.json anew from what the simulator gives now"
+    )

@@ -36,9 +36,7 @@ class BlockPool:
         max_chunk: the most tokens one step computes of one sequence; bounds what a window group holds.
     """
 
-    __slots__ = ("block_size", "blocks", "copies", "free", "groups", "max_chunk", "windows")
-
-    caches = False  # whether blocks keep their content for others (`PrefixCache`)
+    __slots__ = ("block_size", "blocks", "caches", "copies", "free", "groups", "max_chunk", "windows")
 
     def __init__(
         self, blocks: int, block_size: int, groups: tuple[BlockGroup, ...] = (BlockGroup(None),), *, max_chunk: int = 0
@@ -48,6 +46,7 @@ class BlockPool:
         self.groups = groups
         self.max_chunk = max_chunk
         self.free = blocks
+        self.caches = False  # whether anything can be found again (`PrefixCache`)
         self.copies = sum(group.copies for group in groups)
         self.windows = tuple(sorted((group.window, group.copies) for group in groups if group.window is not None))
 

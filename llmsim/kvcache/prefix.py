@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from llmsim.workload.request import Request
 
 
+NOTHING_FOUND = (0, 0)
+
+
 class Block:
     """One named block: how many sequences hold it."""
 
@@ -55,8 +58,6 @@ class PrefixCache(BlockPool):
 
     __slots__ = ("_cached", "_chains", "_contents", "_named_free", "_queue")
 
-    caches = True
-
     def __init__(
         self,
         blocks: int,
@@ -66,6 +67,8 @@ class PrefixCache(BlockPool):
         contents: Callable[[Request, int], list[Hashable]] | None = None,
     ) -> None:
         super().__init__(blocks, block_size, max_chunk=max_chunk)
+        # Nothing can be found before the first shareable block or the first preemption.
+        self.caches = contents is not None
         self._contents = contents or prefix_contents
         self._chains: dict[tuple[int, Hashable], int] = {}
         self._cached: dict[int, list[Block]] = {}  # by name; the oldest of equal blocks is the one that is hit
@@ -84,13 +87,14 @@ class PrefixCache(BlockPool):
                 parent = chains.setdefault((parent, content), len(chains) + 1)
                 found.append(parent)
             sequence.names = found
+            self.caches = self.caches or bool(found)
         return sequence.names
 
     def name(self, sequence: Sequence, tokens: int) -> None:
         """Put the blocks of the first ``tokens`` tokens that are full and shareable into the cache."""
-        if sequence.names == []:
-            return
         names = self.names(sequence)
+        if not names:
+            return
         held = sequence.named
         for place in range(len(held), min(tokens // self.block_size, len(names))):
             block = Block(names[place])
@@ -109,7 +113,7 @@ class PrefixCache(BlockPool):
         """
         names = self.names(sequence)
         if not names and sequence.own_run is None:
-            return 0, 0
+            return NOTHING_FOUND
         self._evict()
         most = (sequence.total - 1) // self.block_size
         hits = free = 0
@@ -151,11 +155,12 @@ class PrefixCache(BlockPool):
 
     def release(self, sequence: Sequence, known: int) -> None:
         """Free a sequence's blocks, last block first; ``known`` tokens of it have been computed for good."""
-        if not self._queue and not self._chains and sequence.done:
+        if not self.caches and sequence.done:
             # Nobody will ask for these blocks, and nothing is cached that they could outlive.
             self.free += sequence.blocks
             sequence.blocks = 0
             return
+        self.caches = True
         self._evict()
         full = known // self.block_size
         names = self.names(sequence)

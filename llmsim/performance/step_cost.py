@@ -23,6 +23,9 @@ Kind = tuple[str, str]
 
 # Prices of up to this many tokens a step are tabulated one by one; beyond, they are computed when met.
 MOST_TABULATED = 16384
+# The load at which the duty cycle of links is taken: sequences, and tokens that each attends to.
+MIDDLING_BATCH = 32
+MIDDLING_CONTEXT = 1000
 # More steps than any output has.
 MOST_STEPS = 1 << 62
 
@@ -216,7 +219,9 @@ class StepCost:
         self._linear: list[float] = self.linear_kinds.sum(axis=0).tolist()
         self._head: list[float] = self.head_kinds.sum(axis=0).tolist()
         self._host: list[float] = host.tolist()
-        self.knots = np.concatenate(([1.0], np.geomspace(64.0, max(131072.0, options.max_model_len), 23)))
+        # A full window is entered exactly at its size, so that must be a knot.
+        grid = np.geomspace(64.0, max(131072.0, options.max_model_len), 23)
+        self.knots = np.unique(np.concatenate(([1.0], grid, np.array(self.windows, dtype=float))))
         self._knots: list[float] = self.knots.tolist()
         padded = np.array([options.padded(count) for count in range(self._batches + 1)])
         fixed = self.linear_kinds.sum(axis=0)[padded] + self.head_kinds.sum(axis=0)
@@ -304,10 +309,12 @@ class StepCost:
         return float(self.prices.head(np.array([float(rows)])).sum())
 
     def communication_share(self) -> float:
-        """Return the part of a full decode step in which devices talk: the duty cycle of their links."""
-        row = self.linear_kinds[:, min(self._batches, self.linear_kinds.shape[1] - 1)]
+        """Return the part of a decode step in which devices talk, the duty cycle of their links, at a middling load."""
+        count = min(MIDDLING_BATCH, self._batches)
+        row = self.linear_kinds[:, self.options.padded(count)]
         talk = sum(row[index] for index, kind in enumerate(self.prices.kinds) if kind[0] == "communication")
-        return float(talk / self._tables[0][0][self._batches - 1][-1])
+        attended = (count * MIDDLING_CONTEXT, *(count * min(MIDDLING_CONTEXT, window) for window in self.windows))
+        return float(talk / self.decode_step(count, attended))
 
     # ------------------------------------------------------------------ odometer
 

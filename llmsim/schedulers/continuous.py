@@ -12,9 +12,12 @@ the sequence-by-sequence way of `_plan_each`; both ways make the same decisions.
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from llmsim.engine_options import EngineOptions
 from llmsim.kvcache.blocks import BlockPool
 from llmsim.kvcache.decode_group import DecodeGroup
+from llmsim.kvcache.prefix import PrefixCache
 from llmsim.schedulers.batch import Batch
 from llmsim.schedulers.queues import QUEUES, WaitingQueue
 from llmsim.schedulers.sequence import Sequence
@@ -23,6 +26,9 @@ from llmsim.schedulers.throttle import PrefillThrottle
 # With pipeline stages a leap is at most this long, and is made only when the free blocks would carry
 # every running sequence that far: then no decision can depend on blocks that a leap has reserved.
 PIPELINE_LEAP = 64
+
+_BY_ADMISSION = attrgetter("order")
+_BY_IMPORTANCE = attrgetter("importance")
 
 
 class ContinuousBatching:
@@ -58,15 +64,11 @@ class ContinuousBatching:
         self._last: Batch | None = None
         self._admissions = 0
         self._throttle = PrefillThrottle(options.prefill_schedule_interval)
+        self._remembers = isinstance(pool, PrefixCache)
         self.name_outputs = False  # whether blocks that output fills are findable before their sequence ends
 
-    # ------------------------------------------------------------------ the protocol
-
     def add(self, sequence: Sequence) -> bool:
-        """Queue a newcomer; it matters if it is first in line and a seat is free.
-
-        In a pipeline it matters in any case: leaps there are made only while nobody waits.
-        """
+        """Queue a newcomer; it matters if it is first in line and finds a seat, or ends the leaps of a pipeline."""
         return self.waiting.add(sequence) and (self._pipelined or len(self.running) < self._seats)
 
     def next_batch(self) -> Batch | None:
@@ -105,7 +107,7 @@ class ContinuousBatching:
                     sequence.slot = None
                     self._idle.append(sequence)
         if len(finished) > 1:
-            finished.sort(key=_admission)
+            finished.sort(key=_BY_ADMISSION)
         not_begun = self._not_begun() if self.pool.caches and finished and self._last is not batch else 0
         self.pool.free += not_begun
         for sequence in finished:
@@ -143,8 +145,6 @@ class ContinuousBatching:
         self._throttle.take_back(batch.steps - steps)
         batch.steps = steps
 
-    # ------------------------------------------------------------------ a step that goes smoothly
-
     def _absorb(self) -> DecodeGroup:
         """Bring the books up to date with the last batch; return the group that can decode now."""
         group = self._group
@@ -158,12 +158,12 @@ class ContinuousBatching:
                     if sequence.slot is last and not sequence.done:
                         group.join(sequence)
         if self._idle:
-            for sequence in sorted(self._idle, key=_admission):
+            for sequence in sorted(self._idle, key=_BY_ADMISSION):
                 if sequence in self.running:
                     group.join(sequence)
             self._idle.clear()
         if len(self._partial) > 1:
-            self._partial = dict.fromkeys(sorted(self._partial, key=_admission))
+            self._partial = dict.fromkeys(sorted(self._partial, key=_BY_ADMISSION))
         return group
 
     def _plan_group(self, group: DecodeGroup) -> Batch | None:
@@ -183,7 +183,8 @@ class ContinuousBatching:
             budget -= sum(tokens for _, tokens in chunks)
         if group.count:
             batch = Batch(chunks, group)
-            group.advance(1)
+            self.pool.free -= taken
+            group.clock += 1
             if self.name_outputs and not self._ahead:
                 for sequence in group.members:
                     self.pool.name(sequence, sequence.base + group.clock)
@@ -193,8 +194,9 @@ class ContinuousBatching:
             self._admit_some(batch, chunks, budget, cap)
         if group.count and not chunks and self.leap:
             more = self._more_steps(group)
-            group.advance(more)
-            batch.steps += more
+            if more:
+                group.advance(more)
+                batch.steps += more
         return batch
 
     def _continue_chunks(self, budget: int, cap: int, taken: int) -> list[tuple[Sequence, int]] | None:
@@ -226,7 +228,7 @@ class ContinuousBatching:
         """Return for how many steps after the one planned nothing can change from within."""
         steps = group.until_change()
         if self._pipelined:
-            if self.pool.caches:
+            if self._remembers:
                 return 0  # what is in the cache depends on the order in which all stages take blocks
             blocks = self.pool.copies * len(self.running) * (-(-PIPELINE_LEAP // self.pool.block_size) + 1)
             if self.waiting or self._partial or self._idle or self._throttle.on or blocks > self.pool.free:
@@ -246,8 +248,6 @@ class ContinuousBatching:
         if not self._long or present <= 1:
             return 0
         return max(self._long, self._batched // present) if self._adaptive else self._long
-
-    # ------------------------------------------------------------------ admission
 
     def _admit_some(self, batch: Batch, chunks: list[tuple[Sequence, int]], budget: int, cap: int) -> None:
         """Admit from the front of the queue until the budget, the seats or the blocks run out."""
@@ -299,8 +299,6 @@ class ContinuousBatching:
         pool.free -= sequence.blocks - hits
         pool.name(sequence, min(found + tokens, sequence.total))
 
-    # ------------------------------------------------------------------ sequence by sequence
-
     def _plan_each(self, group: DecodeGroup) -> Batch:
         """Plan the step one running sequence after the other, preempting where blocks are short."""
         for sequence in group.dissolve():
@@ -314,7 +312,7 @@ class ContinuousBatching:
         throttled = self._throttle.holds(any(sequence.generated for sequence in ready))
         # A victim leaves `running` and `ready` behind the place that the walk has reached, or, by
         # priority, before it; the walk therefore looks whether each one is still there.
-        for sequence in sorted(ready, key=_admission):
+        for sequence in sorted(ready, key=_BY_ADMISSION):
             if sequence not in ready or (throttled and not sequence.generated):
                 continue
             if budget <= 0:
@@ -369,7 +367,7 @@ class ContinuousBatching:
         """
         if not self._by_priority:
             return next(reversed(self.running))
-        return max(self.running, key=_importance)
+        return max(self.running, key=_BY_IMPORTANCE)
 
     def remove(self, sequence: Sequence) -> None:
         """Let go a sequence whose client has gone, or that has ended before anybody could foresee it."""
@@ -403,13 +401,3 @@ class ContinuousBatching:
         sequence.computed = 0
         sequence.preemptions += 1
         self.waiting.put_back(sequence)
-
-
-def _admission(sequence: Sequence) -> int:
-    """Sort key: the order of admission, which is the order of service."""
-    return sequence.order
-
-
-def _importance(sequence: Sequence) -> tuple[int, float, int]:
-    """Sort key: the most important first."""
-    return sequence.request.priority, sequence.request.arrival_s, sequence.arrival

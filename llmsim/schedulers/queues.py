@@ -70,8 +70,7 @@ class PriorityOrder(list[tuple[int, float, int, str, Sequence]]):
 
     def add(self, sequence: Sequence) -> bool:
         """Insert by rank; say whether it is now the first."""
-        request = sequence.request
-        heappush(self, (request.priority, request.arrival_s, sequence.arrival, request.id, sequence))
+        heappush(self, (*sequence.importance, sequence.request.id, sequence))
         return self[0][4] is sequence
 
     def put_back(self, sequence: Sequence) -> None:

@@ -77,6 +77,11 @@ class Sequence:
         """Whether the last token has been scheduled."""
         return self.generated >= self.target
 
+    @property
+    def importance(self) -> tuple[int, float, int]:
+        """Rank by priority, then by arrival; the least comes first."""
+        return self.request.priority, self.request.arrival_s, self.arrival
+
     def __repr__(self) -> str:
         """Show what a person who debugs a scheduler wants to see."""
         return f"Sequence({self.request.id}: {self.computed}/{self.total} computed, {self.generated}/{self.target} out)"

@@ -1,8 +1,9 @@
 """Static batching, as FasterTransformer served: a batch is padded and runs to its longest answer.
 
 Requests that wait when the engine falls idle form a batch.  All prompts are computed as if they were as
-long as the longest; then all sequences decode until the longest answer is complete, and only then do
-the answers go out and the next batch begins (the baseline of Orca, OSDI 2022, section 2).
+long as the longest; then all sequences decode until the longest answer is complete, and only then do the
+requests end and the next batch begins (the baseline of Orca, OSDI 2022, section 2).  First tokens are
+counted when they are computed, ends when the batch ends.
 """
 
 from __future__ import annotations

@@ -79,6 +79,8 @@ _MODELLED = (
     Flag("scheduling_policy", "text", "fcfs", "order of the waiting queue", choices=("fcfs", "priority")),
     Flag("scheduler_reserve_full_isl", "bool", True, "admit only when the whole input fits the cache"),
     Flag("watermark", "float", 0.0, "share of blocks kept free when admitting", 0.0, 1.0),
+    Flag("enable_prefix_caching", "bool", True, "find the beginnings of prompts in the cache (layers without windows)"),
+    Flag("prefill_schedule_interval", "int", 1, "steps from one that computes prompts to the next", 1),
     Flag("async_scheduling", "bool", None, "schedule step n+1 while n runs; default: on"),
     Flag("performance_mode", "text", "balanced", "throughput doubles both batch defaults",
          choices=("balanced", "interactivity", "throughput")),
@@ -93,9 +95,7 @@ def _later(name: str, kind: Kind, default: Any, help: str, **more: Any) -> Flag:
 
 
 _NOT_MODELLED = (
-    _later("enable_prefix_caching", "bool", True, "every prompt token is computed",
-           neutral=False, title="prefix caching"),
-    _later("prefix_match_unit", "text", None, "every prompt token is computed"),
+    _later("prefix_match_unit", "text", None, "prefixes are matched block by block"),
     _later("data_parallel_size", "int", 1, "one rank runs; use deployment.replicas", minimum=1, short="-dp"),
     _later("data_parallel_size_local", "int", 1, "one rank is simulated", minimum=0),
     _later("data_parallel_backend", "text", "mp", "one rank is simulated"),
@@ -111,7 +111,6 @@ _NOT_MODELLED = (
     _later("enable_dbo", "bool", False, "batches do not overlap"),
     _later("dbo_decode_token_threshold", "int", 32, "batches do not overlap"),
     _later("dbo_prefill_token_threshold", "int", 512, "batches do not overlap"),
-    _later("prefill_schedule_interval", "int", 1, "prompts join every step", minimum=1),
     _later("stream_interval", "int", 1, "every token is streamed at once", minimum=1),
     _later("max_num_queued_reqs", "int", None, "the waiting queue has no limit", minimum=1),
     _later("max_num_queued_tokens", "int", None, "the waiting queue has no limit", minimum=1),

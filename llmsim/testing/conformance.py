@@ -177,7 +177,8 @@ class _Replay:
         """Process the output of this step, or of the one before, and return what ended."""
         ahead = self.options.async_scheduling
         if batch is not None and scheduled:
-            sampling = [s for s, _ in scheduled if s in batch.sampling or (batch.decodes and s not in dict(batch.chunks))]
+            unfinished = {sequence for sequence, _ in batch.chunks} - set(batch.sampling)
+            sampling = [sequence for sequence, _ in scheduled if sequence not in unfinished]
             self.in_flight.append((self.steps, batch, sampling))
         elif ahead and self.in_flight:
             self.in_flight.append(None)

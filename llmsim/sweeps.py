@@ -1,0 +1,228 @@
+"""`sweep`: one scenario at every point of a grid, with replications, as a tidy table."""
+
+import itertools
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmsim.errors import InfeasibleError, LlmsimError, ScenarioError
+from llmsim.results.records import Record
+
+if TYPE_CHECKING:
+    import pandas
+
+    from llmsim.schema import Resolved, Scenario
+    from llmsim.workload.protocol import Workload
+    from llmsim.workload.request import Request
+
+OWN_COLUMNS = ("replication", "seed", "status", "reason")
+# What `simulate` says of a run that Ctrl-C ended.
+INTERRUPTED = "interrupted"
+# Routers that pick a replica without drawing from the run's random streams.
+_STEADY_ROUTERS = ("round_robin", "least_requests")
+
+Point = dict[str, Any]
+Row = dict[str, Any]
+
+
+def sweep(
+    scenario: "Scenario",
+    over: Mapping[str, Iterable[Any]],
+    *,
+    replications: int = 1,
+    time_limit_s: float | None = None,
+) -> "pandas.DataFrame":
+    """Simulate ``scenario`` at every point of a grid, and return one row for each point and replication.
+
+    Columns: the swept keys as given, ``replication``, ``seed``, ``status``, ``reason``, then the metrics of
+    `Run.metrics`, all as floats.  Rows are in the order of the grid, the last key of ``over`` changing
+    fastest, and the replications of a point stand together.
+
+    ``status`` is ``ok``; ``infeasible``: the point cannot be simulated, its metrics are NaN and ``reason`` says
+    why; or ``stopped``: ``time_limit_s`` or Ctrl-C ended the run, its metrics are those of what had finished.
+    After Ctrl-C the points that were not begun are rows too.  The ``reason`` of an ``ok`` row is empty.
+
+    Replication 0 has the seed of the scenario, so its rows are what `simulate` gives; the seeds of the others
+    follow from it.  All points have the same seeds, so they face the same random streams and what differs
+    between two points is their doing (common random numbers).
+
+    Args:
+        scenario: what all points share.
+        over: the values of each swept key; a key is dotted (``engine.max_num_seqs``) or short (``request_rate``).
+        replications: how often to simulate each point, each time with another seed.
+        time_limit_s: stop a run after this much wall-clock time.
+
+    Raises:
+        ScenarioError: a key is unknown, a value has the wrong type, no point can be read, or replications are
+            asked of a point in which nothing is random, so that they would all be the same.
+    """
+    if replications < 1:
+        raise ScenarioError(f"sweep: replications must be at least 1 (got {replications})")
+    points = list(_grid(over))
+    seeds = [replication_seed(scenario.seed, number) for number in range(replications)]
+    names = _examine(scenario, points, seeds[:2])
+    told = scenario.to_dict()
+    rows: list[Row] = []
+    interrupted = False
+    for point in points:
+        for number, seed in enumerate(seeds):
+            came: Row = {"status": "stopped", "reason": INTERRUPTED}
+            if not interrupted:
+                # Ctrl-C before or after the clock runs does not come back as a run.
+                with suppress(KeyboardInterrupt):
+                    came = run_point(told, point, seed, time_limit_s=time_limit_s)
+            interrupted = came["reason"] == INTERRUPTED
+            rows.append({**point, "replication": number, "seed": seed, **came})
+    return _table(rows, [*over, *OWN_COLUMNS], names)
+
+
+def run_point(
+    scenario: Mapping[str, Any], point: Mapping[str, Any], seed: int, *, time_limit_s: float | None = None
+) -> Row:
+    """Simulate one point and return status, reason and metrics.
+
+    Arguments and result are plain data and nothing else is read, so that another process may do it as well.
+
+    Args:
+        scenario: what `Scenario.to_dict` gives.
+        point: values to lay over it, by key.
+        seed: of all random streams.
+        time_limit_s: stop after this much wall-clock time.
+    """
+    from llmsim.schema import load
+    from llmsim.simulation import simulate
+
+    try:
+        run = simulate(load(scenario).with_({**_plain(point), "seed": seed}), time_limit_s=time_limit_s)
+    except LlmsimError as error:
+        return {"status": "infeasible", "reason": _reason(error)}
+    return {"status": "stopped" if run.stopped else "ok", "reason": run.stopped or "", **run.metrics}
+
+
+def replication_seed(seed: int, number: int) -> int:
+    """Return the seed, 0 to 2**32 - 1, of replication ``number`` of a scenario with ``seed``; ``seed`` itself for 0."""
+    if number == 0:
+        return seed
+    sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(b"replication"), number))
+    return int(sequence.generate_state(1)[0])
+
+
+# ---------------------------------------------------------------------- before anything runs
+
+
+def _grid(over: Mapping[str, Iterable[Any]]) -> Iterator[Point]:
+    """Yield every combination of the values in ``over``."""
+    from llmsim.schema.overrides import full_key
+
+    axes: list[list[Any]] = []
+    known: dict[Any, str] = {}
+    for name, values in over.items():
+        key = full_key(name)
+        if key == ("seed",):
+            raise ScenarioError("sweep: seed: replications change the seed\nhint: sweep(..., replications=5)")
+        if key in known:
+            raise ScenarioError(f"sweep: {name}: the same key as {known[key]!r}")
+        known[key] = name
+        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+            raise ScenarioError(f"sweep: {name}: not a list of values (got {values!r})\nhint: {{{name!r}: [...]}}")
+        axes.append(list(values))
+        if not axes[-1]:
+            raise ScenarioError(f"sweep: {name}: no values")
+    for combination in itertools.product(*axes):
+        yield dict(zip(over, combination, strict=True))
+
+
+def _plain(point: Mapping[str, Any]) -> Point:
+    """Return ``point`` with Python's own numbers in place of NumPy's."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in point.items()}
+
+
+def _examine(scenario: "Scenario", points: Sequence[Point], seeds: Sequence[int]) -> list[str]:
+    """Look at all points before the first one runs; return the names of the metrics they have.
+
+    A point that cannot be read beside others that can is left to become a row.
+    """
+    from llmsim.results.metrics import measure
+    from llmsim.schema import resolve
+
+    names: dict[str, None] = {}
+    wrong: list[LlmsimError] = []
+    for point in points:
+        changed = scenario.with_(_plain(point))
+        names |= dict.fromkeys(measure([], percentiles=changed.output.percentiles))
+        try:
+            resolved = resolve(changed)
+        except LlmsimError as error:
+            wrong.append(error)
+            continue
+        if len(seeds) > 1 and not _is_random(resolved, seeds):
+            where = f" at {point}" if point else ""
+            raise ScenarioError(
+                f"sweep: replications{where}: nothing is random here, so all would be the same\n"
+                "hint: replications=1; or give a trace jitter_s or thin, or take generated arrivals or lengths"
+            )
+    mistakes = [error for error in wrong if not isinstance(error, InfeasibleError)]
+    if len(wrong) == len(points) and mistakes:
+        raise mistakes[0]
+    return list(names)
+
+
+def _is_random(resolved: "Resolved", seeds: Sequence[int]) -> bool:
+    """Say whether the first two ``seeds`` give different runs: other requests, or other choices of the router."""
+    from llmsim.workload.build import build
+
+    if resolved.replicas > 1 and resolved.router not in _STEADY_ROUTERS:
+        return True
+    window = resolved.options.max_model_len
+    streams = [_requests(build(resolved.workload, seed=seed, max_model_len=window)) for seed in seeds[:2]]
+    return any(one != other for one, other in itertools.zip_longest(*streams))
+
+
+def _requests(workload: "Workload") -> "Iterator[Request]":
+    """Yield all requests of a workload; one that follows another comes as if that had taken no time."""
+    ended: deque[Request] = deque()
+    for request in workload.start():
+        yield request
+        ended.append(request)
+        while ended:
+            for following in workload.on_end(_ended(ended.popleft())):
+                yield following
+                ended.append(following)
+
+
+def _ended(request: "Request") -> Record:
+    """Return the record of a request that was answered at once."""
+    moment = request.arrival_s
+    return Record(
+        request.id, 0, "finished", "length", 1, moment, moment, moment, moment, request.prompt_tokens,
+        request.output_tokens, 0, 0, request.priority, request.session_id, request.tenant,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- rows
+
+
+def _reason(error: LlmsimError) -> str:
+    """Return the message of an error on one line, without its hints."""
+    return "; ".join(line for line in str(error).splitlines() if not line.startswith("hint: "))
+
+
+def _table(rows: list[Row], first: list[str], metrics: list[str]) -> "pandas.DataFrame":
+    import pandas
+
+    # A value may be a list or a mapping, which only a column of objects holds.
+    columns: dict[str, Any] = {name: _column([row[name] for row in rows]) for name in first}
+    for name in metrics:
+        columns[name] = np.array([row.get(name) for row in rows], dtype=np.float64)
+    return pandas.DataFrame(columns)
+
+
+def _column(values: list[Any]) -> "pandas.Series[Any]":
+    import pandas
+
+    nested = any(isinstance(value, list | tuple | dict) for value in values)
+    return pandas.Series(values, dtype=object if nested else None)
