@@ -15,6 +15,7 @@ from simpy import Event
 from llmsim.engine_options import EngineOptions
 from llmsim.errors import StalledError
 from llmsim.kvcache.blocks import BlockPool
+from llmsim.kvcache.decode_group import DecodeGroup
 from llmsim.machine.clock import Alarm, Clock
 from llmsim.performance.step_cost import StepCost
 from llmsim.results.records import Record, Status
@@ -97,7 +98,7 @@ class Engine:
             if self._alarm is None and self._open:
                 self._alarm = self.clock.alarm(now, self._wake, decides=True)
         elif matters:
-            timeline.run_to(now)
+            self._run_to(now)
             for batch, steps in timeline.cut(now):
                 if steps < batch.steps:
                     self._trim(batch, steps)
@@ -122,6 +123,8 @@ class Engine:
 
     def refusal(self, request: Request) -> str | None:
         """Say why a request can never be served here, None if it can."""
+        if request.prompt_tokens < 1 or request.output_tokens < 1:
+            return f"asks for {request.output_tokens} output tokens on a prompt of {request.prompt_tokens}"
         tokens = request.prompt_tokens + request.output_tokens
         if tokens > self.options.max_model_len:
             return (
@@ -141,7 +144,7 @@ class Engine:
         if timeline.opens_s < now:
             self._catch_up(now)
         if timeline.in_flight:
-            timeline.run_to(now)
+            self._run_to(now)
             for batch, steps in timeline.cut(now):
                 if steps < batch.steps:
                     self._trim(batch, steps)
@@ -151,8 +154,29 @@ class Engine:
 
     def withdraw(self, reason: str) -> None:
         """End all requests that are still here as cancelled records: the run stops."""
+        pending = self._pending()
         for sequence in list(self._sequences):
+            group = sequence.slot
+            if isinstance(group, DecodeGroup):
+                sequence.generated += sequence.base + group.clock - sequence.computed
+            sequence.generated -= pending.get(sequence, 0)
             self._end(sequence, "cancelled", reason, None)
+
+    def _pending(self) -> dict[Sequence, int]:
+        """Return how many tokens of each sequence have been scheduled and have not come yet."""
+        now = self.clock.now
+        timeline = self.timeline
+        if timeline.in_flight:
+            self._run_to(now)
+            for batch, steps in timeline.cut(now):
+                if steps < batch.steps:
+                    self._trim(batch, steps)
+        pending: dict[Sequence, int] = {}
+        for batch in timeline.in_flight:
+            coming = batch.steps - timeline.ended(batch, now)
+            for sequence in (*(batch.decodes.members if batch.decodes is not None else ()), *batch.sampling):
+                pending[sequence] = pending.get(sequence, 0) + coming
+        return pending
 
     # ------------------------------------------------------------------ batches are formed
 
@@ -184,6 +208,10 @@ class Engine:
         for sequence, tokens in batch.chunks:
             if sequence.admitted_s is None:
                 sequence.admitted_s = moment_s
+            if sequence.first_row < 0 and sequence.begins is None:
+                sequence.begins = batch
+            if not 0 < tokens <= sequence.total - sequence.computed:
+                raise StalledError(f"replica {self.replica}: the scheduler gave {tokens} tokens to {sequence!r}")
             sequence.computed += tokens
             if sequence.computed == sequence.total:
                 sequence.total += 1
@@ -197,11 +225,17 @@ class Engine:
         for sequence in batch.interrupted:
             if sequence.last_token_s is None:
                 sequence.last_token_s = self.timeline.busy_until_s
+        # The batches in flight will be the next rows, one each; those of a pipeline are not known yet.
+        coming = [] if self.timeline.rounds else list(self.timeline.in_flight)
+        last_row = len(self.log) + len(coming) - 1
         for sequence in batch.preempted:
-            if sequence.first_row >= 0:
-                in_flight = len(self.timeline.in_flight)
-                sequence.ranges.append((sequence.first_row, len(self.log) + in_flight - 1))
-                sequence.first_row = -1
+            first_row = sequence.first_row
+            if sequence.begins in coming:
+                first_row = len(self.log) + coming.index(sequence.begins)
+            if 0 <= first_row <= last_row:
+                sequence.ranges.append((first_row, last_row))
+            sequence.first_row = -1
+            sequence.begins = None
         self.preemptions += len(batch.preempted)
 
     def _stands_still(self) -> None:
@@ -212,6 +246,11 @@ class Engine:
                 f"replica {self.replica} at {self.clock.now:.6f} s: {MOST_IDLE_DECISIONS} decisions in a row "
                 f"computed nothing while {self.load} requests are there"
             )
+
+    def _run_to(self, now: float) -> None:
+        """Bring the leaps of a pipeline up to the present, and log the steps that have come out of it."""
+        for batch, start, end, busy in self.timeline.run_to(now):
+            self._log_round(batch, start, end, busy)
 
     def _trim(self, batch: Batch, steps: int) -> None:
         self.scheduler.trim(batch, steps)  # type: ignore[attr-defined]
@@ -235,7 +274,8 @@ class Engine:
         if timeline.opens_s < now:
             self._catch_up(now)
         in_flight = timeline.in_flight
-        timeline.run_to(now)
+        if timeline.rounds:
+            self._run_to(now)
         while in_flight and in_flight[0].end_s <= now:
             batch = timeline.pop()
             self._held_back = False
@@ -253,29 +293,33 @@ class Engine:
     def _settle(self, batch: Batch) -> list[Sequence]:
         """Log a batch that has ended, hand out its tokens, and end who is done."""
         end = batch.end_s
-        row = len(self.log)
         steps = batch.steps
         self.steps += steps
         if batch.rounds is not None:
-            self._log_rounds(batch)
+            start, busy = batch.rounds[-1]
+            self._log_round(batch, start, end, busy)
         elif batch.epoch is not None:
             self._log_leap(batch)
         else:
             self._log_step(batch)
+        row = len(self.log) - 1
         for sequence, _ in batch.chunks:
-            if sequence.first_row < 0:
+            if sequence.begins is batch:
                 sequence.first_row = row
+                sequence.begins = None
         for sequence in batch.sampling:
             if sequence.first_token_s is None:
                 sequence.first_token_s = end
                 self.log.first_tokens()
             else:
                 last = sequence.last_token_s
-                self.log.gap(end - (batch.start_s if last is None else last))
+                # Who was preempted with this step in flight has had its end for a last token already.
+                self.log.gap(end - (batch.start_s if last is None or last >= end else last))
             sequence.last_token_s = end
         finished = self.scheduler.settle(batch, steps)
         for sequence in finished:
-            sequence.ranges.append((sequence.first_row, len(self.log) - 1))
+            if sequence.first_row >= 0:  # else it was preempted with this last token in flight, and is billed already
+                sequence.ranges.append((sequence.first_row, row))
             self._end(sequence, "finished", "length", end)
         return finished
 
@@ -289,7 +333,7 @@ class Engine:
         context = batch.contexts[0] if batch.count else sum(sequence.computed for sequence, _ in batch.chunks)
         self.log.append(
             (batch.start_s, batch.end_s, steps, count, context, 0, 0, first_s, last_s, *batch.gauges,
-             self._padded[count], count, 0.0, 0.0, 0.5 * (first_s + last_s), batch.count)
+             self._padded[count], count, 0.0, 0.0, 0.5 * (first_s + last_s), batch.regular)
         )  # fmt: skip
 
     def _log_step(self, batch: Batch) -> None:
@@ -301,24 +345,20 @@ class Engine:
         count = batch.count
         self.log.append(
             (batch.start_s, batch.end_s, 1, count, batch.contexts[0] if count else 0, tokens, len(batch.chunks),
-             seconds, seconds, *batch.gauges, padded, count + len(batch.sampling), attention_s, share, seconds, count)
+             seconds, seconds, *batch.gauges, padded, count + len(batch.sampling), attention_s, share, seconds,
+             batch.regular)
         )  # fmt: skip
 
-    def _log_rounds(self, batch: Batch) -> None:
-        """Log each step of a batch that went through a pipeline; what a client waits for includes all stages."""
+    def _log_round(self, batch: Batch, start: float, end: float, busy: float) -> None:
+        """Log one step of a batch that went through a pipeline; what a client waits for includes all stages."""
         _, padded, attention_s, share = batch.price
         tokens = sum(tokens for _, tokens in batch.chunks)
-        prefills = len(batch.chunks) if padded else 0
-        context = batch.contexts[0] if batch.count else 0
-        start = batch.start_s
-        for end, busy in batch.rounds or ():
-            self.log.append(
-                (start, end, 1, batch.count, context, tokens, prefills, end - start, end - start, *batch.gauges,
-                 padded or self.options.padded(batch.count), batch.count + len(batch.sampling), attention_s, share,
-                 busy, batch.count)
-            )  # fmt: skip
-            start = end
-            context += batch.count
+        count = batch.count
+        self.log.append(
+            (start, end, 1, count, batch.contexts[0] if count else 0, tokens, len(batch.chunks) if padded else 0,
+             end - start, end - start, *batch.gauges, padded or self._padded[count], count + len(batch.sampling),
+             attention_s, share, busy, batch.regular)
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ requests end
 
@@ -329,7 +369,8 @@ class Engine:
         record = self._record(sequence.request, status, reason, sequence)
         record.finished_s = finished_s
         self.ended.append(record)
-        self.rows.append(sequence.ranges)
+        # Who did not finish has no bill; its last rows may never have been logged.
+        self.rows.append(sequence.ranges if status == "finished" else [])
         self._finish(record)
 
     def _record(self, request: Request, status: Status, reason: str, sequence: Sequence | None) -> Record:

@@ -21,11 +21,13 @@ class Timeline(Protocol):
         in_flight: the batches; ``end_s`` of the first is when it, or the step of it that runs, ends.
         busy_until_s: when the last step that has been placed ends.
         opens_s: the moment from which one more batch may be formed; minus infinity: at once.
+        rounds: whether leaps go round step by step, and are logged so.
     """
 
     in_flight: deque[Batch]
     busy_until_s: float
     opens_s: float
+    rounds: bool
 
     def place(self, batch: Batch) -> None:
         """Price a batch that was just formed, and set when it starts and ends."""
@@ -39,8 +41,16 @@ class Timeline(Protocol):
         """Return when the next batch is through with all its steps."""
         ...
 
-    def run_to(self, moment_s: float) -> None:
-        """Bring leaps up to the steps that have begun before ``moment_s``."""
+    def run_to(self, moment_s: float) -> list[tuple[Batch, float, float, float]]:
+        """Bring leaps up to the steps that have begun before ``moment_s``.
+
+        Returns:
+            the steps that have ended, in the order of their ends: batch, start, end, mean busy seconds.
+        """
+        ...
+
+    def ended(self, batch: Batch, moment_s: float) -> int:
+        """Return how many steps of a batch in flight have ended by ``moment_s``."""
         ...
 
     def cut(self, moment_s: float) -> list[tuple[Batch, int]]:
@@ -92,6 +102,8 @@ class SingleStage:
         cost: the cost of a step.
         depth: batches in flight: 1, or 2 with asynchronous scheduling.
     """
+
+    rounds = False
 
     def __init__(self, cost: StepCost, depth: int) -> None:
         self.cost = cost
@@ -162,8 +174,17 @@ class SingleStage:
         """Return the end of the batch that runs."""
         return self.in_flight[0].end_s
 
-    def run_to(self, moment_s: float) -> None:
+    def run_to(self, moment_s: float) -> list[tuple[Batch, float, float, float]]:
         """Nothing to do: the closed form needs no bringing up to date."""
+        return []
+
+    def ended(self, batch: Batch, moment_s: float) -> int:
+        """Return how many steps of a batch in flight have ended by ``moment_s``."""
+        if batch.epoch is None or moment_s <= batch.start_s:
+            return 0
+        first = batch.first_step
+        step = batch.epoch.step_at(moment_s, first, batch.start_s, first + batch.steps, batch.end_s)
+        return step - first - (batch.epoch.end(step) > moment_s)
 
     def cut(self, moment_s: float) -> list[tuple[Batch, int]]:
         """Return the last batch, if it leaps, and its steps formed before or at ``moment_s``."""
@@ -197,6 +218,8 @@ class Pipeline:
         depth: batches in flight.
     """
 
+    rounds = True
+
     def __init__(self, costs: list[StepCost], depth: int) -> None:
         self.costs = costs
         self.in_flight: deque[Batch] = deque()
@@ -222,7 +245,7 @@ class Pipeline:
             durations = [cost.decode_step(decodes, contexts) for cost in self.costs]
             batch.price = (sum(durations) / len(durations), 0, 0.0, 0.0)
         batch.end_s = _send(self._free_s, batch.formed_s, durations)
-        batch.rounds = [(batch.end_s, batch.price[0])]
+        batch.rounds = [(batch.formed_s, batch.price[0])]
         self.busy_until_s = batch.end_s
         self.in_flight.append(batch)
         self.opens_s = -inf if len(self.in_flight) < self._depth else inf
@@ -253,17 +276,25 @@ class Pipeline:
                 return end_s
             queue.append((batch, done + 1, _send(free_s, end_s, self._next_round(batch, done))))
 
-    def run_to(self, moment_s: float) -> None:
+    def run_to(self, moment_s: float) -> list[tuple[Batch, float, float, float]]:
         """Send the steps of leaps that begin before ``moment_s`` into the pipeline."""
         in_flight = self.in_flight
+        ended = []
         while in_flight and in_flight[0].end_s < moment_s and _rounds(in_flight[0]) < in_flight[0].steps:
             batch = in_flight.popleft()
-            durations = self._next_round(batch, _rounds(batch))
-            batch.end_s = _send(self._free_s, batch.end_s, durations)
             assert batch.rounds is not None
+            start_s, busy_s = batch.rounds[-1]
+            ended.append((batch, start_s, batch.end_s, busy_s))
+            durations = self._next_round(batch, len(batch.rounds))
             batch.rounds.append((batch.end_s, sum(durations) / len(durations)))
+            batch.end_s = _send(self._free_s, batch.end_s, durations)
             self.busy_until_s = batch.end_s
             in_flight.append(batch)
+        return ended
+
+    def ended(self, batch: Batch, moment_s: float) -> int:
+        """Return how many steps of a batch in flight have ended by ``moment_s``."""
+        return _rounds(batch) - (batch.end_s > moment_s)
 
     def cut(self, moment_s: float) -> list[tuple[Batch, int]]:
         """Return the leaps in flight with the steps that have been sent into the pipeline."""

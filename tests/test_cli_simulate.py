@@ -59,7 +59,7 @@ def test_without_an_argument_a_demonstration_runs_and_names_three_commands():
     assert "Successful requests:                     500       " in lines
     assert [line[6:].split()[0] for line in lines[-3:]] == ["llmsim"] * 3
     assert lines[-3].startswith("next: llmsim simulate runs/demo_")
-    assert result.stderr == "warning: prefix caching is not modelled yet: every prompt token is computed\n"
+    assert result.stderr == ""
 
 
 def test_the_commands_it_names_work():
@@ -250,8 +250,17 @@ def test_json_flags_may_be_written_in_parts_as_in_vllm():
 
 
 def test_each_warning_is_printed_once():
-    assert simulate(*SMALL, "--no-output").stderr.count("prefix caching") == 1
-    assert simulate(*SMALL, "--no-output", "--no-enable-prefix-caching").stderr == ""
+    result = simulate(*SMALL, "--no-output", "--speculative-config", '{"method": "ngram"}', "--replicas", "2")
+
+    assert result.stderr.count("engine.speculative_config is not modelled yet") == 1
+
+
+def test_windowed_layers_without_a_prefix_cache_warn_once_unless_it_is_off():
+    warning = "warning: prefix caching is not modelled with windowed layers: every prompt token is computed\n"
+    windowed = (*SMALL, "--no-output", "--model", "gpt-oss-20b", "--replicas", "2")
+
+    assert simulate(*windowed).stderr.count(warning) == 1
+    assert "prefix caching" not in simulate(*windowed, "--no-enable-prefix-caching").stderr
 
 
 # ------------------------------------------------------------------ what is printed and written

@@ -180,12 +180,17 @@ def test_impossible_options_are_named(given, name, words):
     assert words in problems[0][1]
 
 
-def test_the_absence_of_prefix_caching_is_said_unless_it_is_off():
-    warning = "prefix caching is not modelled yet: every prompt token is computed"
+def test_prefix_caching_is_modelled_and_on_by_default_as_in_vllm():
+    assert options().options.enable_prefix_caching is True
+    assert options({"enable_prefix_caching": False}).options.enable_prefix_caching is False
+    for given in ({}, {"enable_prefix_caching": True}, {"enable_prefix_caching": False}):
+        assert options(given).warnings == []
 
-    assert options().warnings == [warning]
-    assert options({"enable_prefix_caching": True}).warnings == [warning]
-    assert options({"enable_prefix_caching": False}).warnings == []
+
+def test_the_unit_in_which_prefixes_match_is_warned_about():
+    assert options({"prefix_match_unit": "token"}).warnings == [
+        "engine.prefix_match_unit is not modelled yet: prefixes are matched block by block"
+    ]
 
 
 @pytest.mark.parametrize("flag", FLAGS.values(), ids=lambda flag: flag.name)
@@ -199,9 +204,8 @@ def test_every_flag_is_modelled_or_warned_about(flag: Flag):
             "max_cudagraph_capture_size",
         }  # fmt: skip
     else:
-        neutral = flag.default if flag.name != "enable_prefix_caching" else False
-        assert flag.warning(neutral) is None
-        assert flag.warning(value if value != neutral else True)
+        assert flag.warning(flag.default) is None
+        assert flag.warning(value if value != flag.default else True)
 
 
 # conventions of vLLM 0.33.0: every flag that its configuration classes name, with the default they give
@@ -226,7 +230,7 @@ def test_the_defaults_are_those_of_vllm(name, default):
 
 
 def test_removed_flags_are_taken_with_a_warning():
-    warnings = options({"enable_prefix_caching": False, "swap_space": 4, "num_scheduler_steps": 8}).warnings
+    warnings = options({"swap_space": 4, "num_scheduler_steps": 8}).warnings
 
     assert warnings == [
         "engine.swap_space: ignored, vLLM V1 has no such flag any more",
@@ -235,7 +239,7 @@ def test_removed_flags_are_taken_with_a_warning():
 
 
 def test_a_budget_that_cannot_be_used_is_warned_about():
-    given = {"enable_prefix_caching": False, "max_num_seqs": 2, "max_model_len": 100, "max_num_batched_tokens": 300}
+    given = {"max_num_seqs": 2, "max_model_len": 100, "max_num_batched_tokens": 300}
 
     assert "can ever use" in options(given).warnings[0]
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "list": ("llmsim.cli.catalogue:list_", "List hardware, models, workloads, schedulers or routers."),
     "show": ("llmsim.cli.catalogue:show", "Print an entry of the catalogue with its sources."),
     "trace": ("llmsim.cli.trace:trace", "Describe, convert or generate traces."),
+    "conform": ("llmsim.cli.conform:conform", "Log the scheduler's decisions on a scripted workload."),
     "schema": ("llmsim.cli.check:schema", "Print the JSON schema of scenario files."),
 }
 

@@ -26,13 +26,14 @@ class Batch:
     sequences of `chunks` that get a token from this step, `ending` those among them for which it is the
     last one.  The timeline fills in `start_s` and `end_s`, and either the `epoch` with the steps of it that
     came before (`first_step`), or the `price` of the step (seconds, padded tokens, seconds of attention,
-    compute's share of those), or, in a pipeline, the `rounds`: end and mean busy seconds of each step.
+    compute's share of those), or, in a pipeline, the `rounds`: start and mean busy seconds of each step.
+    `regular` is the number of sequences of the group that get a token in every step.
     """
 
     __slots__ = (
         "admitted", "chunks", "contexts", "count", "decodes", "end_s", "ending", "epoch", "first_step", "formed_s",
-        "gauges", "growth", "interrupted", "padded", "preempted", "price", "rounds", "sampling", "start_s", "steps",
-        "version",
+        "gauges", "growth", "interrupted", "padded", "preempted", "price", "regular", "rounds", "sampling", "start_s",
+        "steps", "version",
     )  # fmt: skip
 
     formed_s: float
@@ -70,6 +71,7 @@ class Batch:
             self.count = decodes.count
             self.version = decodes.version
             self.contexts, self.growth = decodes.attended()
+        self.regular = self.count
 
     @property
     def tokens(self) -> int:

@@ -23,8 +23,8 @@ from llmsim.schedulers.queues import QUEUES, WaitingQueue
 from llmsim.schedulers.sequence import Sequence
 from llmsim.schedulers.throttle import PrefillThrottle
 
-# With pipeline stages a leap is at most this long, and is made only when the free blocks would carry
-# every running sequence that far: then no decision can depend on blocks that a leap has reserved.
+# With pipeline stages a leap is at most this long, and is made only when the free blocks would carry all
+# that run so far: then no decision can depend on blocks that a leap has reserved.
 PIPELINE_LEAP = 64
 
 _BY_ADMISSION = attrgetter("order")
@@ -78,7 +78,6 @@ class ContinuousBatching:
         if self._throttle.on:
             self._throttle.count(batch, len(self.waiting) > 0)
         if not batch.count and not batch.chunks:
-            # Preemptions without a step are possible only when the victim was the last one running.
             return batch if batch.preempted else None
         if batch.decodes is not None:
             group.batch = batch
@@ -132,7 +131,7 @@ class ContinuousBatching:
         return group.taken(group.clock - ahead.steps + 1, ahead.steps - 1)
 
     def _lay_by(self, group: DecodeGroup) -> None:
-        """Keep a group that came out of the pipeline for the next batch; join it to one that waits already."""
+        """Keep a group that came out of the pipeline for the next batch."""
         if self._group.count:
             self._idle += group.dissolve()
         else:
@@ -264,7 +263,7 @@ class ContinuousBatching:
     def _admissible(self, sequence: Sequence, budget: int, cap: int) -> tuple[int, int]:
         """Return how many tokens of the head of the queue can start now, 0 for none, and its cached blocks."""
         if sequence.done:
-            return 0, 0  # preempted with its last token on the way through the pipeline: it ends where it is
+            return 0, 0  # preempted with its last token on the way: it ends where it is
         pool = self.pool
         hits, lying_free = pool.match(sequence)
         found = hits * pool.block_size
@@ -288,6 +287,7 @@ class ContinuousBatching:
         self._admissions += 1
         sequence.order = self._admissions
         self.running[sequence] = None
+        sequence.given = sequence.total
         found = 0
         if hits:
             pool.take(sequence, hits)
@@ -310,18 +310,14 @@ class ContinuousBatching:
         cap = self._cap()
         scheduled: dict[Sequence, int] = {}
         throttled = self._throttle.holds(any(sequence.generated for sequence in ready))
-        # A victim leaves `running` and `ready` behind the place that the walk has reached, or, by
-        # priority, before it; the walk therefore looks whether each one is still there.
+        # A victim may stand anywhere in the walk, which therefore looks whether each one is still there.
         for sequence in sorted(ready, key=_BY_ADMISSION):
             if sequence not in ready or (throttled and not sequence.generated):
                 continue
             if budget <= 0:
                 break
-            tokens = min(sequence.remaining, budget)
-            if cap:
-                tokens = min(tokens, cap)
-            refund = self._allocate(sequence, tokens, ready, scheduled, batch)
-            budget += refund
+            tokens = min(sequence.remaining, budget, cap or budget)
+            budget += self._allocate(sequence, tokens, ready, scheduled, batch)
             if sequence in ready:
                 scheduled[sequence] = tokens
                 budget -= tokens
@@ -388,9 +384,9 @@ class ContinuousBatching:
         self._partial.pop(sequence, None)
         if self._idle:
             self._idle = [other for other in self._idle if other is not sequence]
-        # With a step formed ahead, the key and value of the last scheduled token are still on their way.
-        on_the_way = 1 if self._ahead and sequence.generated else 0
-        self.pool.release(sequence, max(0, sequence.computed - on_the_way))
+        # With a step formed ahead, the last scheduled token is on its way, unless it was known at admission.
+        known = max(sequence.computed - 1, sequence.given) if self._ahead else sequence.computed
+        self.pool.release(sequence, min(known, sequence.computed))
 
     def _preempt(self, sequence: Sequence) -> None:
         """Free all blocks of a sequence; it will be computed anew, prompt and output."""

@@ -8,6 +8,7 @@ from llmsim.workload.request import Request
 
 if TYPE_CHECKING:
     from llmsim.kvcache.prefix import Block, Run
+    from llmsim.schedulers.batch import Batch
 
 
 class Sequence:
@@ -26,20 +27,22 @@ class Sequence:
         generated: output tokens, counting scheduled steps.
         blocks: KV-cache blocks held.
         found, cached_tokens: prompt tokens found in the cache at the last and at the first admission.
+        given: its tokens, prompt and output, at the last admission.
         gone: whether its client has given up, or it has ended before anybody could foresee it.
         base, ticket: its place in a `DecodeGroup`; meaningless outside of one.
         slot: the group or the batch in flight that it is in, None otherwise.
         last_token_s: when the last token came, None while tokens come at every step of the engine.
         names, named, own_run: its shareable blocks' names, those of them it holds, and the blocks of its own
             that a preemption has left in the cache (see `PrefixCache`).
+        begins: the batch in flight with which it begins to run, None otherwise.
         first_row: row of the engine's step log with which it began to run, less than 0 while it does not.
         ranges: first and last rows of the stretches in which it ran before.
     """
 
     __slots__ = (
-        "admitted_s", "arrival", "base", "blocks", "cached_tokens", "computed", "first_row", "first_token_s", "found",
-        "generated", "gone", "last_token_s", "named", "names", "order", "own_run", "preemptions", "ranges",
-        "request", "slot", "target", "ticket", "total",
+        "admitted_s", "arrival", "base", "begins", "blocks", "cached_tokens", "computed", "first_row", "first_token_s",
+        "found", "generated", "given", "gone", "last_token_s", "named", "names", "order", "own_run", "preemptions",
+        "ranges", "request", "slot", "target", "ticket", "total",
     )  # fmt: skip
 
     def __init__(self, request: Request, target: int, arrival: int = 0) -> None:
@@ -54,6 +57,7 @@ class Sequence:
         self.base = 0
         self.ticket = 0
         self.found = 0
+        self.given = 0
         self.cached_tokens = 0
         self.gone = False
         self.preemptions = 0
@@ -61,6 +65,7 @@ class Sequence:
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
         self.first_row = -1
+        self.begins: Batch | None = None
         self.ranges: list[tuple[int, int]] = []
         self.slot: object = None
         self.names: list[int] | None = None

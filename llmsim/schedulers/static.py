@@ -48,7 +48,11 @@ class StaticBatching:
             if not self._steps_left or self._in_flight:
                 return None
             assert self._padded is not None
-            batch = Batch([], self._padded, self._steps_left if self.leap else 1)
+            # A leap ends where an answer is complete, for from there on fewer clients get tokens.
+            done = self._padded.clock + 1
+            left = [sequence.target - done for sequence in self.running if sequence.target > done]
+            batch = Batch([], self._padded, min(left) if self.leap else 1)
+            batch.regular = len(left)
             self._padded.advance(batch.steps)
             self._steps_left -= batch.steps
             self._in_flight += 1
