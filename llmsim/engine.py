@@ -249,8 +249,8 @@ class Engine:
 
     def _run_to(self, now: float) -> None:
         """Bring the leaps of a pipeline up to the present, and log the steps that have come out of it."""
-        for batch, start, end, busy in self.timeline.run_to(now):
-            self._log_round(batch, start, end, busy)
+        for batch, step, end in self.timeline.run_to(now):
+            self._log_round(batch, step, end)
 
     def _trim(self, batch: Batch, steps: int) -> None:
         self.scheduler.trim(batch, steps)  # type: ignore[attr-defined]
@@ -296,8 +296,7 @@ class Engine:
         steps = batch.steps
         self.steps += steps
         if batch.rounds is not None:
-            start, busy = batch.rounds[-1]
-            self._log_round(batch, start, end, busy)
+            self._log_round(batch, len(batch.rounds) - 1, end)
         elif batch.epoch is not None:
             self._log_leap(batch)
         else:
@@ -349,13 +348,16 @@ class Engine:
              batch.regular)
         )  # fmt: skip
 
-    def _log_round(self, batch: Batch, start: float, end: float, busy: float) -> None:
+    def _log_round(self, batch: Batch, step: int, end: float) -> None:
         """Log one step of a batch that went through a pipeline; what a client waits for includes all stages."""
+        assert batch.rounds is not None
+        start, busy = batch.rounds[step]
         _, padded, attention_s, share = batch.price
         tokens = sum(tokens for _, tokens in batch.chunks)
         count = batch.count
         self.log.append(
-            (start, end, 1, count, batch.contexts[0] if count else 0, tokens, len(batch.chunks) if padded else 0,
+            (start, end, 1, count, batch.contexts[0] + step * count if count else 0, tokens,
+             len(batch.chunks) if padded else 0,
              end - start, end - start, *batch.gauges, padded or self._padded[count], count + len(batch.sampling),
              attention_s, share, busy, batch.regular)
         )  # fmt: skip

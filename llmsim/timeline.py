@@ -41,11 +41,11 @@ class Timeline(Protocol):
         """Return when the next batch is through with all its steps."""
         ...
 
-    def run_to(self, moment_s: float) -> list[tuple[Batch, float, float, float]]:
+    def run_to(self, moment_s: float) -> list[tuple[Batch, int, float]]:
         """Bring leaps up to the steps that have begun before ``moment_s``.
 
         Returns:
-            the steps that have ended, in the order of their ends: batch, start, end, mean busy seconds.
+            the steps that have ended, in the order of their ends: batch, number of the step, end.
         """
         ...
 
@@ -174,7 +174,7 @@ class SingleStage:
         """Return the end of the batch that runs."""
         return self.in_flight[0].end_s
 
-    def run_to(self, moment_s: float) -> list[tuple[Batch, float, float, float]]:
+    def run_to(self, moment_s: float) -> list[tuple[Batch, int, float]]:
         """Nothing to do: the closed form needs no bringing up to date."""
         return []
 
@@ -276,15 +276,14 @@ class Pipeline:
                 return end_s
             queue.append((batch, done + 1, _send(free_s, end_s, self._next_round(batch, done))))
 
-    def run_to(self, moment_s: float) -> list[tuple[Batch, float, float, float]]:
+    def run_to(self, moment_s: float) -> list[tuple[Batch, int, float]]:
         """Send the steps of leaps that begin before ``moment_s`` into the pipeline."""
         in_flight = self.in_flight
         ended = []
         while in_flight and in_flight[0].end_s < moment_s and _rounds(in_flight[0]) < in_flight[0].steps:
             batch = in_flight.popleft()
             assert batch.rounds is not None
-            start_s, busy_s = batch.rounds[-1]
-            ended.append((batch, start_s, batch.end_s, busy_s))
+            ended.append((batch, len(batch.rounds) - 1, batch.end_s))
             durations = self._next_round(batch, len(batch.rounds))
             batch.rounds.append((batch.end_s, sum(durations) / len(durations)))
             batch.end_s = _send(self._free_s, batch.end_s, durations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -26,6 +27,8 @@ from llmsim.results.odometer import QUEUED, WAITING
 from llmsim.schedulers import SCHEDULERS
 from llmsim.schedulers.batch import Batch
 from llmsim.schedulers.continuous import ContinuousBatching
+from llmsim.schema import resolve
+from llmsim.simulation import Simulation
 from llmsim.timeline import SingleStage
 from llmsim.workload.request import Prefix, Request
 
@@ -455,6 +458,49 @@ def test_gaps_between_tokens_with_a_batch_in_flight_preempted():
     check_gaps(contended(async_scheduling=True), leap=False)
 
 
+@pytest.mark.xfail(reason="who leaves a group forgets when its last token came, though it may not have decoded in it")
+@settings(unshrunk, max_examples=150)
+@given(scenarios(asynchronous=True), st.booleans())
+def test_gaps_between_tokens_with_a_batch_formed_ahead_and_preemptions(scenario, leap):
+    check_gaps(scenario, leap=leap)
+
+
+@pytest.mark.xfail(reason="the last token of a preempted sequence is taken to come when the pipeline is through")
+@settings(unshrunk, max_examples=80)
+@given(scenarios(pipelined=True), st.booleans())
+def test_gaps_between_tokens_in_a_pipeline_with_preemptions(scenario, leap):
+    check_gaps(scenario, leap=leap)
+
+
+def test_an_idle_pipeline_waits():
+    asked = [Request("early", 0.0, 10, 5), Request("late", 100.0, 10, 5)]
+    prices = [PlainPrices(), PlainPrices()]
+    records, engine = run(asked, engine=options(pipeline_parallel_size=2), prices=prices)
+    engine.costs = engine.timeline.costs
+    kinds, [lane] = read_odometers([engine], engine.clock.now)
+    assert lane[kinds.index(WAITING)] == pytest.approx(100.0 - records[0].finished_s, rel=1e-9)
+    assert records[1].bill == pytest.approx(records[0].bill, abs=1e-9)
+
+
+def check_pipelined_logs(scenario: dict, names: list[str]) -> None:
+    """Check columns of the log, in which a leap through a pipeline is as many rows as it has steps."""
+    logs = [run(**scenario, leap=leap)[1].log.columns() for leap in (True, False)]
+    for name in names:
+        assert np.array_equal(logs[0][name], logs[1][name]), name
+
+
+@settings(fixed_draws, max_examples=60)
+@given(scenarios(pipelined=True))
+def test_a_pipeline_logs_the_same_steps_whether_it_leaps_or_not(scenario):
+    check_pipelined_logs(scenario, ["start_s", "end_s", "steps", "decodes", "prefill_tokens", "busy_s", "regular"])
+
+
+@settings(unshrunk, max_examples=150)
+@given(scenarios(pipelined=True))
+def test_a_pipeline_logs_the_contexts_of_its_steps_whether_it_leaps_or_not(scenario):
+    check_pipelined_logs(scenario, ["context"])
+
+
 @settings(fixed_draws, max_examples=40)
 @given(scenarios(), st.sampled_from(["continuous", "static"]))
 def test_a_scenario_has_one_outcome(scenario, scheduler):
@@ -669,11 +715,7 @@ def test_the_same_scenario_gives_the_same_bytes(case, tmp_path):
         assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-
-
-@pytest.mark.parametrize(
-    "case", list(CASES)
-)
+@pytest.mark.parametrize("case", list(CASES))
 def test_the_invariants_hold_of_real_runs(case):
     check_run(llmsim.simulate(llmsim.scenario(**{**PLAIN, **CASES[case]})), 80)
 
@@ -731,3 +773,32 @@ def test_a_pipeline_that_leaps_can_be_billed():
         pipeline_parallel_size=2, max_num_batched_tokens=2048, enable_prefix_caching=False,
     )  # fmt: skip
     check_run(llmsim.simulate(scenario), 8)
+
+
+def interrupted(call: int) -> Simulation:
+    """Run with a Ctrl-C in the middle of things: as the ``call``-th function is called."""
+    simulation = Simulation(resolve(llmsim.scenario(**{**PLAIN, "num_prompts": 400, "output_len": 20})))
+    left = [call]
+
+    def count(*_):
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    sys.setprofile(count)
+    try:
+        stopped = simulation.run(None, None)
+    finally:
+        sys.setprofile(None)
+    assert stopped == "interrupted"
+    return simulation
+
+
+@pytest.mark.xfail(reason="an interrupt in the middle of an event can lose the request that the event is about")
+def test_an_interrupt_at_any_moment_loses_no_request():
+    random = Random(0)
+    for _ in range(40):
+        simulation = interrupted(random.randint(1000, 8000))
+        ended = [record.id for record in simulation.records]
+        assert len(ended) == len(set(ended))
+        assert set(ended) == set(simulation._order)

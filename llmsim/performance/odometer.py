@@ -33,8 +33,7 @@ def kind_seconds(log: StepLog, costs: Sequence[StepCost]) -> tuple[tuple[Kind, .
     work = np.asarray(sum(cost.kind_seconds(columns) for cost in costs)) / len(costs)
     end = columns["end_s"]
     before = np.concatenate(([columns["start_s"][0]], end[:-1]))
-    wall = end - np.maximum(before, columns["start_s"])
-    wall = np.where(wall > 0, wall, end - before) if len(costs) == 1 else np.maximum(end - before, 0.0)
+    wall = np.maximum(end - np.maximum(before, columns["start_s"]), 0.0)
     busy = np.minimum(columns["busy_s"] * columns["steps"], wall) if len(costs) > 1 else wall
     share = work / np.maximum(work.sum(axis=0), 1e-30)
     return kinds, np.vstack([share * busy, wall - busy]).T
