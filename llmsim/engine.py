@@ -204,7 +204,7 @@ class Engine:
         self._idle_decisions = 0
         batch.formed_s = moment_s
         self.timeline.place(batch)
-        batch.gauges = (len(self._running), len(self._waiting), self.pool.blocks - self.pool.free)
+        batch.gauges = self._gauges()
         for sequence, tokens in batch.chunks:
             if sequence.admitted_s is None:
                 sequence.admitted_s = moment_s
@@ -219,6 +219,10 @@ class Engine:
                 batch.sampling.append(sequence)
                 if sequence.done:
                     batch.ending.append(sequence)
+
+    def _gauges(self) -> tuple[int, int, int]:
+        """Return the sequences that run, those that wait, and the blocks that are taken."""
+        return len(self._running), len(self._waiting), self.pool.blocks - self.pool.free
 
     def _interrupt(self, batch: Batch) -> None:
         """Take note of those that get no token now: their next gap is longer than a step."""
@@ -284,6 +288,8 @@ class Engine:
                 for other, steps in timeline.cut(now):
                     if steps < other.steps:
                         self._trim(other, steps)
+            if in_flight and not timeline.rounds:
+                in_flight[0].gauges = self._gauges()  # it begins now, without those who have just ended
         while not self._held_back and timeline.opens_s <= now:
             self._form(now)
         if not in_flight:

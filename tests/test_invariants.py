@@ -458,14 +458,12 @@ def test_gaps_between_tokens_with_a_batch_in_flight_preempted():
     check_gaps(contended(async_scheduling=True), leap=False)
 
 
-@pytest.mark.xfail(reason="who leaves a group forgets when its last token came, though it may not have decoded in it")
 @settings(unshrunk, max_examples=150)
 @given(scenarios(asynchronous=True), st.booleans())
 def test_gaps_between_tokens_with_a_batch_formed_ahead_and_preemptions(scenario, leap):
     check_gaps(scenario, leap=leap)
 
 
-@pytest.mark.xfail(reason="the last token of a preempted sequence is taken to come when the pipeline is through")
 @settings(unshrunk, max_examples=80)
 @given(scenarios(pipelined=True), st.booleans())
 def test_gaps_between_tokens_in_a_pipeline_with_preemptions(scenario, leap):

@@ -103,8 +103,9 @@ class DecodeGroup:
         sequence.total += computed - before
         if computed != before:
             sequence.blocks = self.pool.held(computed, computed - 1)
+            # Its last token comes with the last batch of the group, as far as that has been placed.
+            sequence.last_token_s = getattr(self.batch, "end_s", None)
         sequence.slot = None
-        sequence.last_token_s = None
         self.count -= 1
         self.base_sum -= base
         self.version += 1
