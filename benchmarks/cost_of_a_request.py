@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-START = time.process_time()
+START = time.process_time()  # before the imports below (E402), which are the start-up that is reported
 
 import simpy  # noqa: E402
 

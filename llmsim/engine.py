@@ -98,10 +98,7 @@ class Engine:
             if self._alarm is None and self._open:
                 self._alarm = self.clock.alarm(now, self._wake, decides=True)
         elif matters:
-            self._run_to(now)
-            for batch, steps in timeline.cut(now):
-                if steps < batch.steps:
-                    self._trim(batch, steps)
+            self._cut(now)
             self._set_alarm()
 
     def close(self) -> None:
@@ -144,10 +141,7 @@ class Engine:
         if timeline.opens_s < now:
             self._catch_up(now)
         if timeline.in_flight:
-            self._run_to(now)
-            for batch, steps in timeline.cut(now):
-                if steps < batch.steps:
-                    self._trim(batch, steps)
+            self._cut(now)
             self._set_alarm()
         timeline.reprice(costs)
         self.costs = costs
@@ -167,10 +161,7 @@ class Engine:
         now = self.clock.now
         timeline = self.timeline
         if timeline.in_flight:
-            self._run_to(now)
-            for batch, steps in timeline.cut(now):
-                if steps < batch.steps:
-                    self._trim(batch, steps)
+            self._cut(now)
         pending: dict[Sequence, int] = {}
         for batch in timeline.in_flight:
             coming = batch.steps - timeline.ended(batch, now)
@@ -256,9 +247,15 @@ class Engine:
         for batch, step, end in self.timeline.run_to(now):
             self._log_round(batch, step, end)
 
-    def _trim(self, batch: Batch, steps: int) -> None:
-        self.scheduler.trim(batch, steps)  # type: ignore[attr-defined]
-        self.timeline.shorten(batch)
+    def _cut(self, now: float) -> None:
+        """Take back all steps of leaps in flight that have not been formed yet."""
+        if self.timeline.rounds:
+            self._run_to(now)
+        for batch, steps in self.timeline.cut(now):
+            if steps < batch.steps:
+                # Whoever answers steps > 1 has `trim` (`LeapingScheduler`).
+                self.scheduler.trim(batch, steps)  # type: ignore[attr-defined]
+                self.timeline.shorten(batch)
 
     def _set_alarm(self) -> None:
         """Wake up at the end of the batch that runs."""
@@ -285,9 +282,7 @@ class Engine:
             self._held_back = False
             if self._settle(batch) and in_flight and in_flight[-1].steps > 1 and self._waiting:
                 # Seats and blocks fall free: the step formed ahead stands, those after it do not.
-                for other, steps in timeline.cut(now):
-                    if steps < other.steps:
-                        self._trim(other, steps)
+                self._cut(now)
             if in_flight and not timeline.rounds:
                 in_flight[0].gauges = self._gauges()  # it begins now, without those who have just ended
         while not self._held_back and timeline.opens_s <= now:
