@@ -230,4 +230,5 @@ def _router(resolved: Resolved) -> Router:
     if resolved.router in ROUTERS:
         return ROUTERS[resolved.router](stream(resolved.seed, "router"))
     router = find(resolved.router)
+    # What a user names can be anything; a router is whatever can be called.
     return router() if isinstance(router, type) else router  # type: ignore[no-any-return]

@@ -253,6 +253,7 @@ def _median_error(row: Row) -> float:
 
 
 def _make(make: type[Fit], row: Row) -> Fit:
+    # Every fit is a dataclass of floats alone, which the type variable cannot say.
     return make(**{field.name: float(row[field.name]) for field in fields(make)})  # type: ignore[arg-type]
 
 

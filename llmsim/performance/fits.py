@@ -40,7 +40,7 @@ class GemmFit:
     nh: float
     e_bw: float
     l2_gain: float
-    l2_MB: float  # noqa: N815
+    l2_MB: float  # noqa: N815 (the column's name, with its unit)
     p: float
     qb: float
 
@@ -51,7 +51,7 @@ class PrefillFit:
 
     t0_us: float
     e: float
-    sT: float  # noqa: N815
+    sT: float  # noqa: N815 (the column's name, with its unit)
     occ: float
     e_bw: float
     p: float
@@ -68,11 +68,11 @@ class DecodeFit:
     h_item: float
     ti_ns: float
     l2_gain: float
-    l2_MB: float  # noqa: N815
+    l2_MB: float  # noqa: N815 (the column's name, with its unit)
     p: float
     e_c: float
     tk_us: float
-    r1_GBps: float  # noqa: N815
+    r1_GBps: float  # noqa: N815 (the column's name, with its unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class LatentDecodeFit:
     e_c: float
     nh_pad: float
     tk_us: float
-    r1_GBps: float  # noqa: N815
+    r1_GBps: float  # noqa: N815 (the column's name, with its unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +108,13 @@ class ExpertsFit:
     """Constants of `experts`."""
 
     t0_us: float
-    tA_ns: float  # noqa: N815
+    tA_ns: float  # noqa: N815 (the column's name, with its unit)
     e: float
     mh: float
     e_bw: float
     p: float
     ca: float
-    cT: float  # noqa: N815
+    cT: float  # noqa: N815 (the column's name, with its unit)
     fh: float
     lam: float
 

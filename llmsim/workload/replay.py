@@ -178,6 +178,7 @@ class TraceReplay:
             if prompt + output > longest:
                 prompt, output = self.window.fit(row.id or str(number), prompt, output)
                 prefix = cut_prefix(prefix, prompt)
+            # Only traces with times are replayed (`build`), so every row has a stamp here.
             yield Request(
                 row.id or str(number),
                 (row.time_ns - origin) / per_second,  # type: ignore[operator]
