@@ -16,6 +16,7 @@ from llmsim.engine_options import EngineOptions
 from llmsim.errors import StalledError
 from llmsim.kvcache.blocks import BlockPool
 from llmsim.kvcache.decode_group import DecodeGroup
+from llmsim.log_rows import leap_row, round_row, step_row
 from llmsim.machine.clock import Alarm, Clock
 from llmsim.performance.step_cost import StepCost
 from llmsim.results.records import Record, Status
@@ -245,7 +246,7 @@ class Engine:
     def _run_to(self, now: float) -> None:
         """Bring the leaps of a pipeline up to the present, and log the steps that have come out of it."""
         for batch, step, end in self.timeline.run_to(now):
-            self._log_round(batch, step, end)
+            self.log.append(round_row(batch, step, end, self._padded))
 
     def _cut(self, now: float) -> None:
         """Take back all steps of leaps in flight that have not been formed yet."""
@@ -297,11 +298,11 @@ class Engine:
         steps = batch.steps
         self.steps += steps
         if batch.rounds is not None:
-            self._log_round(batch, len(batch.rounds) - 1, end)
+            self.log.append(round_row(batch, len(batch.rounds) - 1, end, self._padded))
         elif batch.epoch is not None:
-            self._log_leap(batch)
+            self.log.append(leap_row(batch, self._padded))
         else:
-            self._log_step(batch)
+            self.log.append(step_row(batch))
         row = len(self.log) - 1
         for sequence, _ in batch.chunks:
             if sequence.begins is batch:
@@ -322,46 +323,6 @@ class Engine:
                 sequence.ranges.append((sequence.first_row, row))
             self._end(sequence, "finished", "length", end)
         return finished
-
-    def _log_leap(self, batch: Batch) -> None:
-        """Log steps that only decode."""
-        epoch, first, steps = batch.epoch, batch.first_step, batch.steps
-        assert epoch is not None
-        first_s = epoch.duration(first + 1)
-        last_s = epoch.duration(first + steps) if steps > 1 else first_s
-        count = epoch.count
-        context = batch.contexts[0] if batch.count else sum(sequence.computed for sequence, _ in batch.chunks)
-        self.log.append(
-            (batch.start_s, batch.end_s, steps, count, context, 0, 0, first_s, last_s, *batch.gauges,
-             self._padded[count], count, 0.0, 0.0, 0.5 * (first_s + last_s), batch.regular)
-        )  # fmt: skip
-
-    def _log_step(self, batch: Batch) -> None:
-        """Log a step with prompt tokens in it."""
-        seconds, padded, attention_s, share = batch.price
-        tokens = 0
-        for _, chunk in batch.chunks:
-            tokens += chunk
-        count = batch.count
-        self.log.append(
-            (batch.start_s, batch.end_s, 1, count, batch.contexts[0] if count else 0, tokens, len(batch.chunks),
-             seconds, seconds, *batch.gauges, padded, count + len(batch.sampling), attention_s, share, seconds,
-             batch.regular)
-        )  # fmt: skip
-
-    def _log_round(self, batch: Batch, step: int, end: float) -> None:
-        """Log one step of a batch that went through a pipeline; what a client waits for includes all stages."""
-        assert batch.rounds is not None
-        start, busy = batch.rounds[step]
-        _, padded, attention_s, share = batch.price
-        tokens = sum(tokens for _, tokens in batch.chunks)
-        count = batch.count
-        self.log.append(
-            (start, end, 1, count, batch.contexts[0] + step * count if count else 0, tokens,
-             len(batch.chunks) if padded else 0,
-             end - start, end - start, *batch.gauges, padded or self._padded[count], count + len(batch.sampling),
-             attention_s, share, busy, batch.regular)
-        )  # fmt: skip
 
     # ------------------------------------------------------------------ requests end
 

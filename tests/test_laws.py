@@ -21,7 +21,7 @@ FLOORS = [  # from the ground up; a module may import from its own floor and fro
     ["errors", "units", "random", "catalog", "datafile", "engine_options", "hardware", "model"],
     ["kvcache", "parallel", "workload", "results"],
     ["schedulers", "machine", "performance"],
-    ["timeline", "engine"],
+    ["timeline", "log_rows", "engine"],
     ["fleet"],
     ["schema"],
     ["assembly", "simulation"],
