@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmsim.results.run import Run
     from llmsim.schema import Scenario, load, scenario
     from llmsim.simulation import simulate
+    from llmsim.summaries import paired, summarise
     from llmsim.sweeps import sweep
     from llmsim.workload.request import Request
 
@@ -33,7 +34,9 @@ _HOMES = {
     "Scenario": "llmsim.schema",
     "load": "llmsim.schema",
     "scenario": "llmsim.schema",
+    "paired": "llmsim.summaries",
     "simulate": "llmsim.simulation",
+    "summarise": "llmsim.summaries",
     "sweep": "llmsim.sweeps",
 }
 
@@ -48,8 +51,10 @@ __all__ = [
     "StalledError",
     "__version__",
     "load",
+    "paired",
     "scenario",
     "simulate",
+    "summarise",
     "sweep",
 ]
 

@@ -3,12 +3,14 @@
 import itertools
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmsim.checkpoints import Checkpoint
 from llmsim.errors import InfeasibleError, LlmsimError, ScenarioError
 from llmsim.results.records import Record
 
@@ -34,7 +36,11 @@ def sweep(
     over: Mapping[str, Iterable[Any]],
     *,
     replications: int = 1,
+    n_jobs: int = 1,
+    backend: str | None = None,
     time_limit_s: float | None = None,
+    checkpoint: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> "pandas.DataFrame":
     """Simulate ``scenario`` at every point of a grid, and return one row for each point and replication.
 
@@ -54,11 +60,17 @@ def sweep(
         scenario: what all points share.
         over: the values of each swept key; a key is dotted (``engine.max_num_seqs``) or short (``request_rate``).
         replications: how often to simulate each point, each time with another seed.
+        n_jobs: how many processes simulate side by side; -1: one for each core.  The table is the same for any number.
+        backend: joblib's backend: ``loky`` (the default), ``multiprocessing``, ``threading``, or one that joblib or a
+            library has registered, such as ``dask`` or ``ray``.
         time_limit_s: stop a run after this much wall-clock time.
+        checkpoint: a file that takes each run as it ends; runs that it already has are not simulated again.
+        progress: called with the runs that are done and the runs in all, after each run.
 
     Raises:
         ScenarioError: a key is unknown, a value has the wrong type, no point can be read, or replications are
-            asked of a point in which nothing is random, so that they would all be the same.
+            asked of a point in which nothing is random, so that they would all be the same; or the number of jobs
+            or the backend is not one that joblib knows.
     """
     if replications < 1:
         raise ScenarioError(f"sweep: replications must be at least 1 (got {replications})")
@@ -66,18 +78,70 @@ def sweep(
     seeds = [replication_seed(scenario.seed, number) for number in range(replications)]
     names = _examine(scenario, points, seeds[:2])
     told = scenario.to_dict()
+    jobs = [(point, number, seed) for point in points for number, seed in enumerate(seeds)]
+    keep = Checkpoint(checkpoint, told)
+    left = [(_plain(point), seed) for point, _, seed in jobs if keep.find(_plain(point), seed) is None]
+    came = _run_jobs(told, left, time_limit_s, n_jobs, backend)
     rows: list[Row] = []
-    interrupted = False
-    for point in points:
-        for number, seed in enumerate(seeds):
-            came: Row = {"status": "stopped", "reason": INTERRUPTED}
-            if not interrupted:
-                # Ctrl-C before or after the clock runs does not come back as a run.
-                with suppress(KeyboardInterrupt):
-                    came = run_point(told, point, seed, time_limit_s=time_limit_s)
-            interrupted = came["reason"] == INTERRUPTED
-            rows.append({**point, "replication": number, "seed": seed, **came})
+    for point, number, seed in jobs:
+        result = keep.find(_plain(point), seed)
+        if result is None:
+            result = next(came)
+            keep.add(_plain(point), seed, result)
+        rows.append({**point, "replication": number, "seed": seed, **result})
+        if progress is not None:
+            progress(len(rows), len(jobs))
     return _table(rows, [*over, *OWN_COLUMNS], names)
+
+
+def _run_jobs(
+    told: Mapping[str, Any],
+    jobs: Sequence[tuple[Point, int]],
+    time_limit_s: float | None,
+    n_jobs: int,
+    backend: str | None,
+) -> Iterator[Row]:
+    """Yield what came of each job, in their order; after Ctrl-C the rest comes back as stopped."""
+    came = (
+        _one_by_one(told, jobs, time_limit_s)
+        if n_jobs == 1 and backend is None
+        else _side_by_side(told, jobs, time_limit_s, n_jobs, backend)
+    )
+    done = 0
+    # Ctrl-C before or after the clock of a run ticks does not come back as a run.
+    with suppress(KeyboardInterrupt):
+        for row in came:
+            done += 1
+            yield row
+            if row["reason"] == INTERRUPTED:
+                break
+    yield from ({"status": "stopped", "reason": INTERRUPTED} for _ in jobs[done:])
+
+
+def _one_by_one(
+    told: Mapping[str, Any], jobs: Sequence[tuple[Point, int]], time_limit_s: float | None
+) -> Iterator[Row]:
+    return (run_point(told, point, seed, time_limit_s=time_limit_s) for point, seed in jobs)
+
+
+def _side_by_side(
+    told: Mapping[str, Any],
+    jobs: Sequence[tuple[Point, int]],
+    time_limit_s: float | None,
+    n_jobs: int,
+    backend: str | None,
+) -> Iterator[Row]:
+    """Run the jobs in joblib's workers."""
+    from joblib import Parallel, delayed
+
+    try:
+        # joblib looks at its arguments here, before the first job runs.
+        came: Iterator[Row] = Parallel(n_jobs=n_jobs, backend=backend, return_as="generator")(
+            delayed(run_point)(told, point, seed, time_limit_s=time_limit_s) for point, seed in jobs
+        )
+    except ValueError as error:
+        raise ScenarioError(f"sweep: {error} (got n_jobs={n_jobs}, backend={backend!r})") from None
+    return came
 
 
 def run_point(
@@ -97,7 +161,7 @@ def run_point(
     from llmsim.simulation import simulate
 
     try:
-        run = simulate(load(scenario).with_({**_plain(point), "seed": seed}), time_limit_s=time_limit_s)
+        run = simulate(load(scenario).with_({**point, "seed": seed}), time_limit_s=time_limit_s)
     except LlmsimError as error:
         return {"status": "infeasible", "reason": _reason(error)}
     return {"status": "stopped" if run.stopped else "ok", "reason": run.stopped or "", **run.metrics}

@@ -25,7 +25,7 @@ FLOORS = [  # from the ground up; a module may import from its own floor and fro
     ["fleet"],
     ["schema"],
     ["assembly", "simulation"],
-    ["sweeps", "testing"],
+    ["checkpoints", "sweeps", "summaries", "testing"],
     ["cli", "__main__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
