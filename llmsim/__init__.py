@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from llmsim import plot
     from llmsim.errors import InfeasibleError, InputError, LlmsimError, StalledError
+    from llmsim.footprint import memory
+    from llmsim.fronts import pareto
+    from llmsim.planning.answer import Capacity
+    from llmsim.planning.capacity import capacity
     from llmsim.results.records import Record
     from llmsim.results.run import Run
     from llmsim.schema import Scenario, load, scenario
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
 # Where each public name lives.  Nothing is imported before it is asked for: `llmsim --help` must not wait
 # for NumPy.
 _HOMES = {
+    "Capacity": "llmsim.planning.answer",
+    "capacity": "llmsim.planning.capacity",
     "InfeasibleError": "llmsim.errors",
     "InputError": "llmsim.errors",
     "LlmsimError": "llmsim.errors",
@@ -34,13 +41,17 @@ _HOMES = {
     "Scenario": "llmsim.schema",
     "load": "llmsim.schema",
     "scenario": "llmsim.schema",
+    "memory": "llmsim.footprint",
     "paired": "llmsim.summaries",
+    "pareto": "llmsim.fronts",
+    "plot": "llmsim",
     "simulate": "llmsim.simulation",
     "summarise": "llmsim.summaries",
     "sweep": "llmsim.sweeps",
 }
 
 __all__ = [
+    "Capacity",
     "InfeasibleError",
     "InputError",
     "LlmsimError",
@@ -50,8 +61,12 @@ __all__ = [
     "Scenario",
     "StalledError",
     "__version__",
+    "capacity",
     "load",
+    "memory",
     "paired",
+    "pareto",
+    "plot",
     "scenario",
     "simulate",
     "summarise",
@@ -60,8 +75,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    home = _HOMES.get(name)
+    if home == __name__:  # a module of ours
+        return import_module(f"{home}.{name}")
+    if home is not None:
+        return getattr(import_module(home), name)
     raise AttributeError(f"module 'llmsim' has no attribute {name!r}")
 
 

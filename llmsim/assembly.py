@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmsim.engine import Engine
+from llmsim.engine_options import Speculation
 from llmsim.fleet.startup import ColdStart
+from llmsim.footprint import cache_options, weight_format
 from llmsim.kvcache.blocks import BlockGroup, BlockPool
 from llmsim.kvcache.prefix import PrefixCache
 from llmsim.machine.clock import Clock
@@ -16,12 +19,16 @@ from llmsim.machine.fabric import Fabric
 from llmsim.machine.host import CpuHost
 from llmsim.model.weights import stage_weight_bytes
 from llmsim.parallel import Stage, place
+from llmsim.performance.coefficients import Coefficients
+from llmsim.performance.drafts import DraftPrices
+from llmsim.performance.kernel_file import read_kernels
 from llmsim.performance.memory import CacheBudget, kv_blocks
+from llmsim.performance.residuals import Residuals, residuals_of
+from llmsim.performance.speculative_cost import SpeculativeCost
 from llmsim.performance.stage_prices import StagePrices
 from llmsim.performance.step_cost import StepCost
 from llmsim.results.records import Record
 from llmsim.results.setup import Setup
-from llmsim.schedulers import SCHEDULERS
 from llmsim.timeline import Pipeline, SingleStage
 
 if TYPE_CHECKING:
@@ -40,6 +47,8 @@ class Parts:
         clock: the simulated clock.
         finish: called with the record of every request that ends.
         leap: whether to leap.
+        costs: a dict that keeps what steps cost from one run to the next, of scenarios that differ in their
+            workload alone; it is filled here.
 
     Attributes:
         engines: the replicas.
@@ -48,18 +57,25 @@ class Parts:
     """
 
     def __init__(
-        self, resolved: Resolved, clock: Clock, finish: Callable[[Record], None], *, leap: bool = True
+        self,
+        resolved: Resolved,
+        clock: Clock,
+        finish: Callable[[Record], None],
+        *,
+        leap: bool = True,
+        costs: dict[Any, StepCost] | None = None,
     ) -> None:
         self.resolved = resolved
         self.clock = clock
         self.warnings = list(resolved.warnings)
         self.budget = self._memory()
+        self._residuals = self._measured_kernels()
         if resolved.options.enable_prefix_caching and any(window is not None for window, _ in self.budget.groups):
             self.warnings.append("prefix caching is not modelled with windowed layers: every prompt token is computed")
         self.placement = place(resolved.model, resolved.plan, resolved.cluster, resolved.replicas)
         self._finish = finish
         self._leap = leap
-        self._costs: dict[Any, StepCost] = {}
+        self._costs: dict[Any, StepCost] = {} if costs is None else costs
         self._left: dict[int, tuple[float, ...]] = {}
         self.hosts = self._start_hosts()
         self.fabric = Fabric(clock, resolved.cluster.graph())
@@ -84,21 +100,12 @@ class Parts:
     def _memory(self) -> CacheBudget:
         """Work out the KV-cache blocks of a replica."""
         resolved, options = self.resolved, self.resolved.options
-        budget = kv_blocks(
-            resolved.model,
-            resolved.plan,
-            (),
-            resolved.device,
-            block_size=options.block_size,
-            gpu_memory_utilization=options.gpu_memory_utilization,
-            weight_format=self._weight_format(),
-            cache_format=options.cache_format,
-            max_num_batched_tokens=options.max_num_batched_tokens,
-            max_num_seqs=options.max_num_seqs,
-            cuda_graphs=options.cudagraph_sizes or False,
-            num_gpu_blocks_override=options.num_gpu_blocks_override,
-            kv_cache_memory_bytes=options.kv_cache_memory_bytes,
-        )
+        budget = kv_blocks(resolved.model, resolved.plan, (), resolved.device, **cache_options(resolved))
+        if budget.short_bytes:
+            self.warnings.append(
+                f"the KV cache leaves {budget.short_bytes / 2**30:.1f} GiB less than activations and CUDA graphs take "
+                "by our estimate: a real server might run out of memory"
+            )
         pool = self._pool(budget)
         if pool.most_held(options.max_model_len) > pool.blocks:
             self.warnings.append(
@@ -107,18 +114,33 @@ class Parts:
             )
         return budget
 
+    def _measured_kernels(self) -> Residuals | None:
+        """Return what measured kernels say beside the formulas, if the scenario names a file of them."""
+        performance = self.resolved.performance
+        if performance.residuals is None:
+            return None
+        known = Coefficients(self.resolved.device, performance.stack)
+        found = residuals_of(read_kernels(performance.residuals), known, Path(performance.residuals).name)
+        self.warnings += found.warnings
+        return found
+
     def _pool(self, budget: CacheBudget) -> BlockPool:
         """Return the free blocks of one replica."""
         options = self.resolved.options
         groups = tuple(BlockGroup(window, copies) for window, copies in budget.groups)
         if options.enable_prefix_caching and len(groups) == 1 and groups[0].window is None:
             return PrefixCache(budget.usable, options.block_size, max_chunk=options.max_num_batched_tokens)
-        return BlockPool(budget.usable, options.block_size, groups, max_chunk=options.max_num_batched_tokens)
+        return BlockPool(
+            budget.usable,
+            options.block_size,
+            groups,
+            max_chunk=options.max_num_batched_tokens,
+            constant=budget.state_blocks,
+        )
 
     def _weight_format(self) -> str | None:
         """Return the format that the user wants instead of the checkpoint's own, which may mix several."""
-        wanted = self.resolved.options.weight_format
-        return None if wanted == self.resolved.model.weight_format else wanted
+        return weight_format(self.resolved)
 
     def _start_hosts(self) -> dict[str, CpuHost]:
         """Make the CPU hosts of the cluster."""
@@ -134,7 +156,7 @@ class Parts:
         costs = self._stage_costs(stages, 1.0)
         depth = options.max_concurrent_batches
         timeline = SingleStage(costs[0], depth) if len(costs) == 1 else Pipeline(costs, depth)
-        scheduler = self._scheduler()(options, pool, **self._scheduler_options())
+        scheduler = self.resolved.make_scheduler(options, pool, leap=self._leap, seed=self.resolved.seed)
         engine = Engine(replica, self.clock, scheduler, timeline, pool, options, self._finish)
         for group in self.groups[replica]:
             group.lease()
@@ -180,16 +202,6 @@ class Parts:
                 stages = self.placement[engine.replica]
                 engine.reprice(self._stage_costs(_narrowed(stages, left), self.host_of(engine.replica).stretch))
 
-    def _scheduler(self) -> Callable[..., Any]:
-        """Return the scheduler's class: one of our own by name, or the user's as ``module:Class``."""
-        from llmsim.schema.plugins import find
-
-        name = self.resolved.scheduler
-        return SCHEDULERS[name] if name in SCHEDULERS else find(name)
-
-    def _scheduler_options(self) -> dict[str, Any]:
-        return {"leap": self._leap} if self.resolved.scheduler in SCHEDULERS else {}
-
     def _stage_costs(self, stages: tuple[Stage, ...], stretch: float) -> list[StepCost]:
         """Return the cost of a step on each stage; replicas that are placed alike share them."""
         return [self._stage_cost(stage, stretch) for stage in stages]
@@ -209,11 +221,37 @@ class Parts:
                 cache_format=options.cache_format,
                 static_quant=resolved.performance.static_quant,
                 eager=options.enforce_eager,
+                correction=resolved.performance.correction,
+                residuals=self._residuals,
             )
             self.warnings += [warning for warning in prices.warnings if warning not in self.warnings]
             windows = tuple(sorted(window for window, _ in self.budget.groups if window is not None))
-            self._costs[key] = StepCost(prices, options, host=stage.index == 0, host_stretch=stretch, windows=windows)
+            if options.speculation is None:
+                cost = StepCost(prices, options, host=stage.index == 0, host_stretch=stretch, windows=windows)
+            else:
+                draft = self._draft_prices(options.speculation, stage)
+                cost = SpeculativeCost(prices, options, draft=draft, host_stretch=stretch, windows=windows)
+            self._costs[key] = cost
         return self._costs[key]
+
+    def _draft_prices(self, speculation: Speculation, stage: Stage) -> DraftPrices | None:
+        """Return the prices of what makes drafts on the devices of ``stage``; None if nothing runs there."""
+        resolved, options = self.resolved, self.resolved.options
+        if speculation.draft is None:
+            return None
+        prices = DraftPrices(
+            speculation,
+            resolved.device,
+            stage,
+            stack=resolved.performance.stack,
+            cache_format=options.cache_format,
+            static_quant=resolved.performance.static_quant,
+            eager=options.enforce_eager,
+            correction=resolved.performance.correction,
+        )
+        said = [f"draft: {warning}" for warning in prices.warnings if warning not in self.warnings]
+        self.warnings += [warning for warning in said if warning not in self.warnings]
+        return prices
 
 
 def describe(resolved: Resolved, parts: Parts, workload: str) -> Setup:
@@ -221,7 +259,7 @@ def describe(resolved: Resolved, parts: Parts, workload: str) -> Setup:
     from llmsim import __version__
 
     options = resolved.options
-    prices = parts.prices
+    prices, calibration = parts.prices, resolved.performance.calibration
     plan = resolved.plan
     devices = plan.devices * resolved.replicas
     arrival = resolved.workload.arrival or {}
@@ -234,6 +272,7 @@ def describe(resolved: Resolved, parts: Parts, workload: str) -> Setup:
         name=resolved.name,
         scenario_sha256=resolved.scenario.sha256,
         engine=resolved.preset,
+        scheduler=resolved.scheduler if resolved.scenario.gives("scheduler") else None,
         model=resolved.model.name,
         devices=f"{devices}x {resolved.device.title}",
         plan=f"TP{plan.tensor}" + (f" PP{plan.pipeline}" if plan.pipeline > 1 else ""),
@@ -242,8 +281,9 @@ def describe(resolved: Resolved, parts: Parts, workload: str) -> Setup:
         blocks=parts.budget.usable,
         block_tokens=options.block_size,
         blocks_origin=parts.budget.source,
-        performance=getattr(prices, "label", None),
-        expected_error=getattr(prices, "expected_error", None),
+        performance=_label(resolved, prices),
+        calibrated=calibration is not None or getattr(prices, "calibrated", False),
+        expected_error=calibration.expected_error if calibration else getattr(prices, "expected_error", None),
         workload=workload,
         request_rate=float(rate) if rate is not None else None,
         burstiness=arrival.get("burstiness"),
@@ -251,11 +291,18 @@ def describe(resolved: Resolved, parts: Parts, workload: str) -> Setup:
     )
 
 
+def _label(resolved: Resolved, prices: Any) -> str | None:
+    """Return where prices come from, in words."""
+    label: str | None = getattr(prices, "label", None)
+    return f"calibrated, over {label}" if resolved.performance.calibration is not None else label
+
+
 def _max_concurrency(resolved: Resolved) -> int | None:
     """Return how many requests the client has under way at most, however the scenario says so."""
     workload = resolved.workload
     for section, key in (
         (workload.closed_loop, "concurrency"),
+        (workload.sessions, "users"),
         (workload.arrival, "max_concurrency"),
         (workload.trace, "max_concurrency"),
     ):

@@ -16,14 +16,18 @@ from llmsim.engine_options import EngineOptions
 from llmsim.errors import StalledError
 from llmsim.kvcache.blocks import BlockPool
 from llmsim.kvcache.decode_group import DecodeGroup
-from llmsim.log_rows import leap_row, round_row, step_row
+from llmsim.log_rows import leap_row, round_row, step_row, verified_row
 from llmsim.machine.clock import Alarm, Clock
 from llmsim.performance.step_cost import StepCost
 from llmsim.results.records import Record, Status
+from llmsim.results.speculation import SpeculationLog
 from llmsim.results.steps import StepLog
 from llmsim.schedulers.batch import Batch
+from llmsim.schedulers.client_streams import ClientStreams
+from llmsim.schedulers.observed import Observed
 from llmsim.schedulers.protocol import Scheduler
 from llmsim.schedulers.sequence import Sequence
+from llmsim.schedulers.verify_group import VerifyGroup
 from llmsim.timeline import Timeline
 from llmsim.workload.request import Request
 
@@ -76,6 +80,12 @@ class Engine:
         self._waiting: Any = getattr(scheduler, "waiting", ())
         self._idle_decisions = 0
         self._arrivals = 0
+        self._queue_has_limits = options.max_num_queued_reqs is not None or options.max_num_queued_tokens is not None
+        if options.stream_interval > 1:
+            self.log.in_chunks()
+            self.scheduler = Observed(scheduler, [ClientStreams(options.stream_interval, self.log)])
+        if options.speculation is not None:
+            self.log.speculation = SpeculationLog(options.speculation.tokens)
         self._padded = [options.padded(count) for count in range(options.max_num_seqs + 1)]
 
     # ------------------------------------------------------------------ requests come
@@ -83,12 +93,12 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Take in a request now; one that can never fit ends at once as a rejected record."""
         now = self.clock.now
-        reason = self.refusal(request)
+        reason = self.refusal(request) or (self._no_room(now) if self._queue_has_limits else None)
         if reason is not None:
             self.turn_away(request, "rejected", reason)
             return
         self._arrivals += 1
-        sequence = Sequence(request, request.output_tokens, self._arrivals)
+        sequence = Sequence(request, 1 if self.options.prefill_only else request.output_tokens, self._arrivals)
         self._sequences[sequence] = None
         self.load += 1
         timeline = self.timeline
@@ -121,18 +131,41 @@ class Engine:
 
     def refusal(self, request: Request) -> str | None:
         """Say why a request can never be served here, None if it can."""
-        if request.prompt_tokens < 1 or request.output_tokens < 1:
+        output = 0 if self.options.prefill_only else request.output_tokens
+        if request.prompt_tokens < 1 or (output < 1 and not self.options.prefill_only):
             return f"asks for {request.output_tokens} output tokens on a prompt of {request.prompt_tokens}"
-        tokens = request.prompt_tokens + request.output_tokens
+        tokens = request.prompt_tokens + output
         if tokens > self.options.max_model_len:
             return (
-                f"prompt of {request.prompt_tokens} and output of {request.output_tokens} tokens are more than "
+                f"prompt of {request.prompt_tokens} and output of {output} tokens are more than "
                 f"max_model_len {self.options.max_model_len}"
             )
+        most = self.options.max_prompt_tokens
+        if most is not None and request.prompt_tokens > most:
+            return f"prompt of {request.prompt_tokens} tokens is more than the {most} of a step, and is not cut"
         # The last token is never computed, only sampled.
         blocks = self.pool.most_held(tokens - 1)
         if blocks > self.pool.blocks:
             return f"needs {blocks} KV-cache blocks, the engine has {self.pool.blocks}"
+        # A policy that takes blocks in its own way may have `refusal(request)`, with the same meaning.
+        refuses = getattr(self.scheduler, "refusal", None)
+        return refuses(request) if refuses is not None else None
+
+    def _no_room(self, now: float) -> str | None:
+        """Say why the queue takes nobody in now, None if it does.
+
+        Preempted sequences wait too, with their prompts and what they have generated.  vLLM's server answers with
+        HTTP 503; whether it counts the newcomer's own tokens was not looked up: here they do not count.
+        """
+        if self.timeline.opens_s < now:
+            self._catch_up(now)
+        waiting = [one.total for one in self._sequences if one.first_row < 0 and one.begins is None]
+        options = self.options
+        most, most_tokens = options.max_num_queued_reqs, options.max_num_queued_tokens
+        if most is not None and len(waiting) >= most:
+            return f"the queue is full: {len(waiting)} requests wait, max_num_queued_reqs is {most}"
+        if most_tokens is not None and sum(waiting) >= most_tokens:
+            return f"the queue is full: {sum(waiting)} tokens wait, max_num_queued_tokens is {most_tokens}"
         return None
 
     def reprice(self, costs: list[StepCost]) -> None:
@@ -154,6 +187,8 @@ class Engine:
             group = sequence.slot
             if isinstance(group, DecodeGroup):
                 sequence.generated += sequence.base + group.clock - sequence.computed
+            elif isinstance(group, VerifyGroup):
+                group.update(sequence)
             sequence.generated -= pending.get(sequence, 0)
             self._end(sequence, "cancelled", reason, None)
 
@@ -166,6 +201,12 @@ class Engine:
         pending: dict[Sequence, int] = {}
         for batch in timeline.in_flight:
             coming = batch.steps - timeline.ended(batch, now)
+            if batch.verified is not None:
+                for sequence, given in zip(batch.verified.sequences, batch.verified.each, strict=True):
+                    pending[sequence] = pending.get(sequence, 0) + int(given)
+                for sequence in batch.sampling:
+                    pending[sequence] = pending.get(sequence, 0) + 1
+                continue
             for sequence in (*(batch.decodes.members if batch.decodes is not None else ()), *batch.sampling):
                 pending[sequence] = pending.get(sequence, 0) + coming
         return pending
@@ -204,13 +245,7 @@ class Engine:
                 sequence.begins = batch
             if not 0 < tokens <= sequence.total - sequence.computed:
                 raise StalledError(f"replica {self.replica}: the scheduler gave {tokens} tokens to {sequence!r}")
-            sequence.computed += tokens
-            if sequence.computed == sequence.total:
-                sequence.total += 1
-                sequence.generated += 1
-                batch.sampling.append(sequence)
-                if sequence.done:
-                    batch.ending.append(sequence)
+        batch.count_chunks()
 
     def _gauges(self) -> tuple[int, int, int]:
         """Return the sequences that run, those that wait, and the blocks that are taken."""
@@ -299,6 +334,8 @@ class Engine:
         self.steps += steps
         if batch.rounds is not None:
             self.log.append(round_row(batch, len(batch.rounds) - 1, end, self._padded))
+        elif batch.verified is not None:
+            self._log_verified(batch)
         elif batch.epoch is not None:
             self.log.append(leap_row(batch, self._padded))
         else:
@@ -311,7 +348,8 @@ class Engine:
         for sequence in batch.sampling:
             if sequence.first_token_s is None:
                 sequence.first_token_s = end
-                self.log.first_tokens()
+                if not self.options.prefill_only:
+                    self.log.first_tokens()
             else:
                 last = sequence.last_token_s
                 # Who was preempted with this step in flight has had its end for a last token already.
@@ -323,6 +361,16 @@ class Engine:
                 sequence.ranges.append((sequence.first_row, row))
             self._end(sequence, "finished", "length", end)
         return finished
+
+    def _log_verified(self, batch: Batch) -> None:
+        """Log a step that verifies drafts: its tokens come together, so each sequence has one gap."""
+        done, drafted = batch.verified, self.log.speculation
+        assert done is not None
+        assert drafted is not None
+        self.log.append(verified_row(batch))
+        drafted.append(batch.draft_s, done.accepted, done.tokens - done.rows, done.given - done.rows, done.wasted[0])
+        for last_s in done.late:
+            self.log.gap(batch.end_s - last_s)
 
     # ------------------------------------------------------------------ requests end
 
@@ -344,8 +392,9 @@ class Engine:
             tokens = cached = preemptions = 0
         else:
             moments = sequence.admitted_s, sequence.first_token_s
-            tokens, cached, preemptions = sequence.generated, sequence.cached_tokens, sequence.preemptions
+            tokens = 0 if self.options.prefill_only else sequence.generated  # a forward pass yields no token
+            cached, preemptions = sequence.cached_tokens, sequence.preemptions
         return Record(
             request.id, self.replica, status, reason, 1, request.arrival_s, *moments, None, request.prompt_tokens,
-            tokens, cached, preemptions, request.priority, request.session_id, request.tenant,
+            tokens, cached, preemptions, request.priority, request.session_id, request.tenant, None, request.turn,
         )  # fmt: skip

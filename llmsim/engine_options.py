@@ -4,6 +4,52 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Literal
 
+from llmsim.model.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """Speculative decoding: ``tokens`` drafts for each sequence and step, which the target model verifies together.
+
+    ``rates[i]`` is the probability that at least ``i + 1`` drafts of a step are accepted.  ``draft`` is the shape
+    of what proposes them, None for look-ups in the text (ngram); it runs on ``draft_tensor`` devices.
+    """
+
+    method: Literal["ngram", "draft_model", "eagle", "eagle3", "mtp"]
+    tokens: int
+    rates: tuple[float, ...]
+    draft: ModelShape | None = None
+    draft_tensor: int = 1
+
+    @property
+    def lookahead(self) -> int:
+        """Tokens beyond those of a step for which a sequence holds blocks: the drafts of the next one.
+
+        Source: vLLM, ``Scheduler.__init__`` (``num_lookahead_tokens``), from memory of versions before 0.33.
+        """
+        return 0 if self.draft is None else self.tokens
+
+    @property
+    def draft_slots(self) -> int:
+        """Tokens that the draft's pass computes for a sequence beside the target's: one for a draft model.
+
+        Source: vLLM, ``SpeculativeConfig.max_num_new_slots_for_drafting``, from memory.
+        """
+        return int(self.method == "draft_model")
+
+    @property
+    def rereads_last_block(self) -> bool:
+        """Whether the last block found in the cache is computed anew, for the hidden states that the draft needs.
+
+        Source: vLLM, ``FullAttentionManager.find_longest_cache_hit`` (``use_eagle``), from memory.
+        """
+        return self.method in ("eagle", "eagle3", "mtp")
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens that one verification yields on average, the one that is always given included."""
+        return 1.0 + sum(self.rates)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
@@ -12,6 +58,10 @@ class EngineOptions:
     Nothing is left open here: defaults that depend on the device, on the model or on another option are
     already filled in.  None means "no limit" or "not overridden".  ``weight_format`` and ``cache_format``
     are keys of `llmsim.model.weights.FORMAT_BYTES`; ``cudagraph_sizes`` ascends and is empty without graphs.
+
+    ``gpu_memory_utilization`` is a share of what ``memory_rule`` says (`llmsim.performance.memory`): with
+    ``graphs_in_budget`` CUDA graphs count as used; ``null_block``: one block is never used.  ``prefill_only``: the
+    model is an encoder, and a request ends with its forward pass.
     """
 
     max_num_seqs: int
@@ -21,6 +71,11 @@ class EngineOptions:
     max_model_len: int
     block_size: int = 16
     gpu_memory_utilization: float = 0.92
+    memory_rule: Literal["total", "static", "free"] = "total"
+    graphs_in_budget: bool = True
+    null_block: bool = True
+    max_cache_tokens: int | None = None
+    max_prompt_tokens: int | None = None
     num_gpu_blocks_override: int | None = None
     kv_cache_memory_bytes: int | None = None
     enable_chunked_prefill: bool = True
@@ -43,6 +98,8 @@ class EngineOptions:
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
     enable_expert_parallel: bool = False
+    speculation: Speculation | None = None
+    prefill_only: bool = False
 
     @property
     def max_concurrent_batches(self) -> int:

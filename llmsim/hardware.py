@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import networkx
 
 KINDS = ("gpu", "tpu", "npu", "cpu")
+SPARSITIES = ("2:4",)
 # A way is chosen for messages of this size: small enough for latency to count, large enough for bandwidth.
 _ROUTED_BYTES = 1e6
 TOPOLOGIES = ("nvswitch", "mesh", "ring", "pcie", "torus")
@@ -27,7 +28,8 @@ class Device:
     """One accelerator, or one CPU socket that runs a model.
 
     ``peak_flops`` are dense figures in flop/s by number format; bandwidths are bytes/s, those between
-    devices per direction.  ``performance`` names the fitted coefficients that belong to the device.
+    devices per direction.  ``performance`` names the fitted coefficients that belong to the device;
+    ``sparsity`` is "2:4" where the data sheet has matrix units that skip two zeros of each four, at twice the peak.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Device:
     node: str | None = None
     aliases: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    sparsity: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +259,7 @@ _DEVICE_NUMBERS = (
 
 
 def _device(name: str, file: File) -> Device:
-    file.only("title", "maker", "kind", "performance", "node", "aliases", "sources", *_DEVICE_NUMBERS)
+    file.only("title", "maker", "kind", "performance", "node", "aliases", "sources", "sparsity", *_DEVICE_NUMBERS)
     peaks = file.inner("peak_flops")
     return Device(
         name=name,
@@ -275,6 +278,7 @@ def _device(name: str, file: File) -> Device:
         node=file.text("node") if file.content.get("node") else None,
         aliases=file.texts("aliases"),
         sources=file.sources(*_DEVICE_NUMBERS),
+        sparsity=file.choice("sparsity", SPARSITIES) if "sparsity" in file.content else None,
     )
 
 

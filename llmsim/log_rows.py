@@ -35,6 +35,22 @@ def step_row(batch: Batch) -> Row:
     )  # fmt: skip
 
 
+def verified_row(batch: Batch) -> Row:
+    """Return the row of a step in which drafts are verified; who is verified for nothing counts as decoding too."""
+    assert batch.verified is not None
+    seconds, padded, attention_s, share = batch.price
+    wasted, wasted_tokens, wasted_context = batch.verified.wasted
+    tokens = 0
+    for _, chunk in batch.chunks:
+        tokens += chunk
+    context = batch.contexts[0] if batch.count else 0
+    return (
+        batch.start_s, batch.end_s, 1, batch.count + wasted, context + wasted_context, tokens, len(batch.chunks),
+        seconds, seconds, *batch.gauges, padded, batch.verified.tokens + wasted_tokens + len(batch.sampling),
+        attention_s, share, seconds, batch.regular,
+    )  # fmt: skip
+
+
 def round_row(batch: Batch, step: int, end_s: float, padded: Sequence[int]) -> Row:
     """Return the row of one step of a batch that went through a pipeline; a client waits for all stages."""
     assert batch.rounds is not None

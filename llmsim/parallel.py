@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmsim.errors import InfeasibleError
 from llmsim.hardware import Cluster, Link
-from llmsim.model.shape import ModelShape
+from llmsim.model.shape import Attention, Lstm, ModelShape, Recurrent
 
 if TYPE_CHECKING:
     import networkx
@@ -57,7 +57,9 @@ def check(model: ModelShape, plan: Plan) -> None:
         raise InfeasibleError(f"plan: sizes start at 1 (got tensor {plan.tensor}, pipeline {plan.pipeline})")
     reason = _undivided(model, plan.tensor)
     if reason:
-        widest = max(layer.attention.heads for layer in model.layers)
+        recurrent = [layer.recurrent for layer in model.layers if layer.recurrent is not None]
+        heads = [attention.heads for attention in _attentions(model)] + [_divisible(block) for block in recurrent]
+        widest = max(heads)
         valid = ", ".join(str(size) for size in range(1, widest + 1) if not _undivided(model, size))
         raise InfeasibleError(f"tensor_parallel_size: {reason} of {model.name}\nhint: valid values: {valid}")
     if plan.pipeline > len(model.layers):
@@ -69,16 +71,30 @@ def check(model: ModelShape, plan: Plan) -> None:
 
 def _undivided(model: ModelShape, tensor: int) -> str | None:
     """Return what ``tensor`` does not divide, None when vLLM would accept it."""
-    for attention in dict.fromkeys(layer.attention for layer in model.layers):
+    for attention in _attentions(model):
         if attention.heads % tensor:
             return f"{tensor} does not divide {attention.heads} heads"
         if attention.kind == "gqa" and attention.kv_heads % tensor and tensor % attention.kv_heads:
             return f"{tensor} neither divides nor is a multiple of {attention.kv_heads} KV heads"
     for block in dict.fromkeys(layer.feed_forward for layer in model.layers):
         # Fused expert kernels pad their width, plain matrices do not.
-        if not block.experts and block.intermediate_size % tensor:
+        if block is not None and not block.experts and block.intermediate_size % tensor:
             return f"{tensor} does not divide the feed-forward width {block.intermediate_size}"
+    for recurrent in dict.fromkeys(layer.recurrent for layer in model.layers if layer.recurrent is not None):
+        if _divisible(recurrent) % tensor:
+            return f"{tensor} does not divide the {_divisible(recurrent)} heads of recurrent layers"
     return None
+
+
+def _divisible(block: Recurrent | Lstm) -> int:
+    """Return what of a recurrent block is cut over devices: its heads, or the elements of an LSTM."""
+    return block.hidden_size if isinstance(block, Lstm) else block.heads
+
+
+def _attentions(model: ModelShape) -> list[Attention]:
+    """Return the different attentions of a model, its encoder's and those to the encoder included."""
+    layers = (*model.encoder, *model.layers)
+    return list(dict.fromkeys(one for layer in layers for one in (layer.attention, layer.cross) if one is not None))
 
 
 def layer_ranges(layers: int, pipeline: int) -> list[tuple[int, int]]:

@@ -6,8 +6,10 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from simpy import Event
 from simpy.core import EmptySchedule
 
@@ -16,11 +18,15 @@ from llmsim.engine import Engine
 from llmsim.errors import InputError, StalledError
 from llmsim.fleet.routers import ROUTERS, Router
 from llmsim.machine.clock import Clock
+from llmsim.performance.calibration import Range
 from llmsim.performance.memory import CacheBudget
 from llmsim.performance.odometer import read_odometers
 from llmsim.random import stream
+from llmsim.results.reach import reach
 from llmsim.results.records import Record
 from llmsim.results.run import Run
+from llmsim.schedulers.decision_log import DecisionLog
+from llmsim.schedulers.observed import Observed
 from llmsim.workload.build import build
 from llmsim.workload.request import Request
 
@@ -36,33 +42,51 @@ EVENTS_PER_LOOK = 512
 def simulate(
     scenario: Scenario | Resolved,
     *,
+    scheduler: Callable[..., Any] | None = None,
     leap: bool = True,
     progress: Progress | None = None,
     time_limit_s: float | None = None,
+    decisions: str | Path | None = None,
 ) -> Run:
     """Simulate a scenario and return what came of it; nothing is written.
 
     Args:
         scenario: what to simulate, from `llmsim.load` or `llmsim.scenario`.
+        scheduler: a scheduler's class (or function, or `functools.partial` with settings), in place of the
+            scenario's; the run's own scenario, its hash and its files name it as ``module:Class``.
         leap: whether to evaluate runs of equal steps at once; the records are the same either way.
         progress: called now and then with the requests that have ended, the requests expected (None:
             not known) and the simulated time.
         time_limit_s: stop after this much wall-clock time with what there is then.
+        decisions: a file for the decision log, one JSON line for each step of an engine (docs/cli.md);
+            compressed if it ends in .gz.  A run that is logged so is stepped, not leapt.
 
     Raises:
-        InputError: the scenario or its trace is wrong.
+        InputError: the scenario or its trace is wrong, or the decision log cannot be written.
         InfeasibleError: the model or the plan does not fit the cluster.
         StalledError: requests wait and nothing can ever serve them.
     """
-    simulation = Simulation(_resolved(scenario), leap=leap)
-    stopped = simulation.run(progress, time_limit_s)
+    resolved = _resolved(scenario, scheduler)
+    if scheduler is not None:
+        scenario = resolved.scenario
+    simulation = Simulation(resolved, leap=leap and decisions is None)
+    if decisions is None:
+        stopped = simulation.run(progress, time_limit_s)
+    else:
+        from llmsim.results.decisions import decision_file
+
+        with decision_file(decisions) as write:
+            simulation.log_decisions(write)
+            stopped = simulation.run(progress, time_limit_s)
     return simulation.result(scenario, stopped)
 
 
-def _resolved(scenario: Scenario | Resolved) -> Resolved:
+def _resolved(scenario: Scenario | Resolved, scheduler: Callable[..., Any] | None) -> Resolved:
     from llmsim.schema import Resolved, resolve
 
-    return scenario if isinstance(scenario, Resolved) else resolve(scenario)
+    if not isinstance(scenario, Resolved):
+        return resolve(scenario, scheduler=scheduler)
+    return scenario if scheduler is None else resolve(scenario.scenario, scheduler=scheduler)
 
 
 class Simulation:
@@ -73,14 +97,18 @@ class Simulation:
         leap: whether to leap.
     """
 
-    def __init__(self, resolved: Resolved, *, leap: bool = True) -> None:
+    def __init__(self, resolved: Resolved, *, leap: bool = True, costs: dict[Any, Any] | None = None) -> None:
         self.resolved = resolved
         self.clock = Clock()
         self.records: list[Record] = []
-        self.parts = Parts(resolved, self.clock, self._finish, leap=leap)
+        self.parts = Parts(resolved, self.clock, self._finish, leap=leap, costs=costs)
         self.workload = build(resolved.workload, seed=resolved.seed, max_model_len=resolved.options.max_model_len)
         self._router = _router(resolved)
         self._tokenize_s = resolved.scenario.performance.tokenize_us_per_token * 1e-6
+        calibration = resolved.performance.calibration
+        self.client_s = 0.0 if calibration is None else calibration.client_s
+        if self._tokenize_s:  # else requests are token ids, and go straight into the engine
+            self.client_s += resolved.performance.correction.request_us * 1e-6
         self._order: dict[str, int] = {}
         self._tokenizing: dict[str, tuple[Engine, Request]] = {}
         self._in_system = 0
@@ -96,6 +124,16 @@ class Simulation:
     def warnings(self) -> list[str]:
         """What is worth knowing before the run."""
         return self.parts.warnings
+
+    def place(self, name: str) -> int:
+        """Return the place of a request in the order of arrival, from 0."""
+        return self._order[name]
+
+    def log_decisions(self, write: Callable[[dict[str, Any]], None]) -> None:
+        """Let ``write`` have a line for each step of each replica (`llmsim.schedulers.decision_log`)."""
+        for engine in self.parts.engines:
+            log = DecisionLog(engine.scheduler, engine.pool, engine.replica, write)
+            engine.scheduler = Observed(engine.scheduler, [log])
 
     # ------------------------------------------------------------------ running
 
@@ -169,16 +207,29 @@ class Simulation:
         self._order[request.id] = len(self._order)
         engines = self.parts.ready or self.parts.engines
         engine: Any = engines[0] if len(engines) == 1 else self._router(request, engines)
+        engine.load += 1  # routers see it there from now on
+        if self.client_s:
+            # The way there and back, both before the server: what a client sees is the same.
+            self._tokenizing[request.id] = (engine, request)
+            self.clock.alarm(self.clock.now + self.client_s, partial(self._reach, engine, request))
+        else:
+            self._take(engine, request)
+
+    def _reach(self, engine: Engine, request: Request, _: Event) -> None:
+        if self._tokenizing.pop(request.id, None) is not None:
+            self._take(engine, request)
+
+    def _take(self, engine: Engine, request: Request) -> None:
+        """Hand a request to a replica, by way of its tokenizer."""
         if self._tokenize_s:
             host = self.parts.host_of(engine.replica)
             self._tokenizing[request.id] = (engine, request)
             host.work(request.prompt_tokens * self._tokenize_s, partial(self._tokenized, request.id))
         else:
-            engine.submit(request)
+            _submit(engine, request)
 
     def _tokenized(self, name: str) -> None:
-        engine, request = self._tokenizing.pop(name)
-        engine.submit(request)
+        _submit(*self._tokenizing.pop(name))
 
     def _finish(self, record: Record) -> None:
         """Keep a record, and let the workload answer to it."""
@@ -194,8 +245,17 @@ class Simulation:
         """Return the run: records in the order of arrival, logs, odometers and facts."""
         resolved = self.resolved
         kinds, lanes = read_odometers(self.parts.engines, self.clock.now)
+        pieces: dict[str, list[tuple[int, int]]] = {}
+        for engine in self.parts.engines:
+            moments = engine.timeline.stage_moments
+            if moments is not None:
+                # What is still in the pipeline has no row.
+                stages = np.array(moments).reshape(-1, len(engine.costs), 2)
+                engine.log.stage_moments = stages[: len(engine.log)]
+            ended = zip(engine.ended, engine.rows, strict=True)
+            pieces |= {record.id: rows for record, rows in ended if record.preemptions and rows}
         self.records.sort(key=lambda record: self._order[record.id])
-        warnings = [*self.parts.warnings, *self.workload.warnings]
+        warnings = [*self.parts.warnings, *self.workload.warnings, *self._outside()]
         rejected = [record for record in self.records if record.status == "rejected"]
         if rejected:
             warnings.append(
@@ -220,7 +280,25 @@ class Simulation:
             slo=resolved.slo or None,
             warmup_requests=resolved.warmup_requests,
             warmup_s=resolved.warmup_s,
+            pieces=pieces,
+            joined=list(getattr(self.workload, "joined", ())),
         )
+
+    def _outside(self) -> list[str]:
+        """Return a warning for all in which the run left the regime of its calibration."""
+        calibration = self.resolved.performance.calibration
+        if calibration is None:
+            return []
+        logs = [engine.log for engine in self.parts.engines]
+        ranges = {name: Range(*span) for name, span in reach(self.records, logs).items()}
+        told = calibration.regime.outside(ranges)
+        return [f"outside of the calibration's regime: {one}: its error is not known here" for one in told]
+
+
+def _submit(engine: Engine, request: Request) -> None:
+    """Hand a request to its engine, which counts it itself from now on."""
+    engine.load -= 1
+    engine.submit(request)
 
 
 def _router(resolved: Resolved) -> Router:

@@ -13,6 +13,7 @@ import numpy as np
 from llmsim.checkpoints import Checkpoint
 from llmsim.errors import InfeasibleError, LlmsimError, ScenarioError
 from llmsim.results.records import Record
+from llmsim.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     import pandas
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from llmsim.workload.protocol import Workload
     from llmsim.workload.request import Request
 
-OWN_COLUMNS = ("replication", "seed", "status", "reason")
+OWN_COLUMNS = ("replication", "seed", "status", "reason", "prices", "saturated", "devices")
 # What `simulate` says of a run that Ctrl-C ended.
 INTERRUPTED = "interrupted"
 # Routers that pick a replica without drawing from the run's random streams.
@@ -33,7 +34,7 @@ Row = dict[str, Any]
 
 def sweep(
     scenario: "Scenario",
-    over: Mapping[str, Iterable[Any]],
+    over: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]],
     *,
     replications: int = 1,
     n_jobs: int = 1,
@@ -44,9 +45,10 @@ def sweep(
 ) -> "pandas.DataFrame":
     """Simulate ``scenario`` at every point of a grid, and return one row for each point and replication.
 
-    Columns: the swept keys as given, ``replication``, ``seed``, ``status``, ``reason``, then the metrics of
-    `Run.metrics`, all as floats.  Rows are in the order of the grid, the last key of ``over`` changing
-    fastest, and the replications of a point stand together.
+    Columns: the swept keys as given, ``replication``, ``seed``, ``status``, ``reason``, ``prices`` (the layer of
+    knowledge that the prices come from, and its error), ``saturated`` (whether the queue never stopped growing; None:
+    not known), ``devices`` (of all replicas), then the metrics of `Run.metrics`, all as floats.  Rows are in the order
+    of the grid, the last key of ``over`` changing fastest, and the replications of a point stand together.
 
     ``status`` is ``ok``; ``infeasible``: the point cannot be simulated, its metrics are NaN and ``reason`` says
     why; or ``stopped``: ``time_limit_s`` or Ctrl-C ended the run, its metrics are those of what had finished.
@@ -58,7 +60,8 @@ def sweep(
 
     Args:
         scenario: what all points share.
-        over: the values of each swept key; a key is dotted (``engine.max_num_seqs``) or short (``request_rate``).
+        over: the values of each swept key; a key is dotted (``engine.max_num_seqs``) or short (``request_rate``).  Or a
+            list of points, each with the values of its own keys; what a point leaves out is None in the table.
         replications: how often to simulate each point, each time with another seed.
         n_jobs: how many processes simulate side by side; -1: one for each core.  The table is the same for any number.
         backend: joblib's backend: ``loky`` (the default), ``multiprocessing``, ``threading``, or one that joblib or a
@@ -74,7 +77,8 @@ def sweep(
     """
     if replications < 1:
         raise ScenarioError(f"sweep: replications must be at least 1 (got {replications})")
-    points = list(_grid(over))
+    points = _points(over) if isinstance(over, Sequence) else list(_grid(over))
+    keys = list(dict.fromkeys(key for point in points for key in point))
     seeds = [replication_seed(scenario.seed, number) for number in range(replications)]
     names = _examine(scenario, points, seeds[:2])
     told = scenario.to_dict()
@@ -88,10 +92,11 @@ def sweep(
         if result is None:
             result = next(came)
             keep.add(_plain(point), seed, result)
-        rows.append({**point, "replication": number, "seed": seed, **result})
+        known = {**dict.fromkeys(keys), **point, "replication": number, "seed": seed, "prices": "", "saturated": None}
+        rows.append({**known, "devices": None, **result})
         if progress is not None:
             progress(len(rows), len(jobs))
-    return _table(rows, [*over, *OWN_COLUMNS], names)
+    return _table(rows, [*keys, *OWN_COLUMNS], names)
 
 
 def _run_jobs(
@@ -132,16 +137,12 @@ def _side_by_side(
     backend: str | None,
 ) -> Iterator[Row]:
     """Run the jobs in joblib's workers."""
-    from joblib import Parallel, delayed
+    whole = [(told, point, seed, time_limit_s) for point, seed in jobs]
+    return side_by_side(_run_job, whole, n_jobs=n_jobs, backend=backend, what="sweep")
 
-    try:
-        # joblib looks at its arguments here, before the first job runs.
-        came: Iterator[Row] = Parallel(n_jobs=n_jobs, backend=backend, return_as="generator")(
-            delayed(run_point)(told, point, seed, time_limit_s=time_limit_s) for point, seed in jobs
-        )
-    except ValueError as error:
-        raise ScenarioError(f"sweep: {error} (got n_jobs={n_jobs}, backend={backend!r})") from None
-    return came
+
+def _run_job(told: Mapping[str, Any], point: Point, seed: int, time_limit_s: float | None) -> Row:
+    return run_point(told, point, seed, time_limit_s=time_limit_s)
 
 
 def run_point(
@@ -157,14 +158,17 @@ def run_point(
         seed: of all random streams.
         time_limit_s: stop after this much wall-clock time.
     """
-    from llmsim.schema import load
+    from llmsim.schema import load, resolve
     from llmsim.simulation import simulate
 
     try:
-        run = simulate(load(scenario).with_({**point, "seed": seed}), time_limit_s=time_limit_s)
+        resolved = resolve(load(scenario).with_({**point, "seed": seed}))
+        run = simulate(resolved, time_limit_s=time_limit_s)
     except LlmsimError as error:
         return {"status": "infeasible", "reason": _reason(error)}
-    return {"status": "stopped" if run.stopped else "ok", "reason": run.stopped or "", **run.metrics}
+    told = {"status": "stopped" if run.stopped else "ok", "reason": run.stopped or "", "prices": run.setup.prices}
+    devices = resolved.replicas * resolved.plan.devices
+    return {**told, "saturated": run.steadiness.saturated, "devices": devices, **run.metrics}
 
 
 def replication_seed(seed: int, number: int) -> int:
@@ -200,6 +204,18 @@ def _grid(over: Mapping[str, Iterable[Any]]) -> Iterator[Point]:
         yield dict(zip(over, combination, strict=True))
 
 
+def _points(over: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Return the points of a list, after a look at their keys."""
+    for point in over:
+        if not isinstance(point, Mapping):
+            raise ScenarioError(f"sweep: not a point with keys and values (got {point!r})")
+        # The same checks as for a grid: of this one point.
+        list(_grid({key: [value] for key, value in point.items()}))
+    if not over:
+        raise ScenarioError("sweep: no points")
+    return [dict(point) for point in over]
+
+
 def _plain(point: Mapping[str, Any]) -> Point:
     """Return ``point`` with Python's own numbers in place of NumPy's."""
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in point.items()}
@@ -223,7 +239,7 @@ def _examine(scenario: "Scenario", points: Sequence[Point], seeds: Sequence[int]
         except LlmsimError as error:
             wrong.append(error)
             continue
-        if len(seeds) > 1 and not _is_random(resolved, seeds):
+        if len(seeds) > 1 and not is_random(resolved, seeds):
             where = f" at {point}" if point else ""
             raise ScenarioError(
                 f"sweep: replications{where}: nothing is random here, so all would be the same\n"
@@ -235,7 +251,7 @@ def _examine(scenario: "Scenario", points: Sequence[Point], seeds: Sequence[int]
     return list(names)
 
 
-def _is_random(resolved: "Resolved", seeds: Sequence[int]) -> bool:
+def is_random(resolved: "Resolved", seeds: Sequence[int]) -> bool:
     """Say whether the first two ``seeds`` give different runs: other requests, or other choices of the router."""
     from llmsim.workload.build import build
 
@@ -263,7 +279,7 @@ def _ended(request: "Request") -> Record:
     moment = request.arrival_s
     return Record(
         request.id, 0, "finished", "length", 1, moment, moment, moment, moment, request.prompt_tokens,
-        request.output_tokens, 0, 0, request.priority, request.session_id, request.tenant,
+        request.output_tokens, 0, 0, request.priority, request.session_id, request.tenant, None, request.turn,
     )  # fmt: skip
 
 
@@ -288,5 +304,5 @@ def _table(rows: list[Row], first: list[str], metrics: list[str]) -> "pandas.Dat
 def _column(values: list[Any]) -> "pandas.Series[Any]":
     import pandas
 
-    nested = any(isinstance(value, list | tuple | dict) for value in values)
+    nested = any(isinstance(value, list | tuple | dict) or value is None for value in values)
     return pandas.Series(values, dtype=object if nested else None)

@@ -6,10 +6,12 @@ that stands for many steps is found at its right step at any moment, so it can b
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from math import inf
 from typing import Protocol
 
+from llmsim.performance.speculative_cost import SpeculativeCost
 from llmsim.performance.step_cost import Epoch, StepCost
 from llmsim.schedulers.batch import Batch
 
@@ -22,12 +24,14 @@ class Timeline(Protocol):
         busy_until_s: when the last step that has been placed ends.
         opens_s: the moment from which one more batch may be formed; minus infinity: at once.
         rounds: whether leaps go round step by step, and are logged so.
+        stage_moments: of each step sent, when it began and ended on each stage; None: there is one stage.
     """
 
     in_flight: deque[Batch]
     busy_until_s: float
     opens_s: float
     rounds: bool
+    stage_moments: array[float] | None
 
     def place(self, batch: Batch) -> None:
         """Price a batch that was just formed, and set when it starts and ends."""
@@ -106,6 +110,7 @@ class SingleStage:
     rounds = False
 
     def __init__(self, cost: StepCost, depth: int) -> None:
+        self.stage_moments: array[float] | None = None
         self.cost = cost
         self.in_flight: deque[Batch] = deque()
         self.busy_until_s = -inf
@@ -123,7 +128,10 @@ class SingleStage:
     def place(self, batch: Batch) -> None:
         """Put a batch behind the last one; a decode batch like the last one continues its epoch."""
         start = batch.start_s = max(batch.formed_s, self.busy_until_s)
-        if batch.chunks:
+        if batch.verified is not None:
+            self._epoch = None
+            batch.end_s = start + self._price_verified(batch)
+        elif batch.chunks:
             chunks, decodes, contexts, longest, sampled = price_rows(batch, self.cost.windows)
             self._epoch = None
             if chunks:
@@ -152,6 +160,23 @@ class SingleStage:
         self.busy_until_s = batch.end_s
         self.in_flight.append(batch)
         self._set_opening(batch)
+
+    def _price_verified(self, batch: Batch) -> float:
+        """Price a step that verifies drafts and makes new ones; return its seconds."""
+        done, cost = batch.verified, self.cost
+        assert done is not None
+        assert isinstance(cost, SpeculativeCost)
+        chunks, decodes, contexts, longest, sampled = price_rows(batch, cost.windows)
+        wasted, wasted_tokens, wasted_context = done.wasted
+        batch.price, batch.draft_s = cost.verify_step(
+            chunks,
+            decodes + wasted,
+            tuple(context + wasted_context for context in contexts) if wasted else contexts,
+            longest,
+            verified=done.tokens + wasted_tokens + decodes - batch.count,
+            rows=done.tokens + wasted_tokens + sampled - batch.count,
+        )
+        return batch.price[0]
 
     def pop(self) -> Batch:
         """Let go the batch that has ended."""
@@ -221,6 +246,7 @@ class Pipeline:
     rounds = True
 
     def __init__(self, costs: list[StepCost], depth: int) -> None:
+        self.stage_moments: array[float] | None = array("d")
         self.costs = costs
         self.in_flight: deque[Batch] = deque()
         self.busy_until_s = -inf
@@ -244,7 +270,7 @@ class Pipeline:
         else:
             durations = [cost.decode_step(decodes, contexts) for cost in self.costs]
             batch.price = (sum(durations) / len(durations), 0, 0.0, 0.0)
-        batch.end_s = _send(self._free_s, batch.formed_s, durations)
+        batch.end_s = _send(self._free_s, batch.formed_s, durations, self.stage_moments)
         batch.rounds = [(batch.formed_s, batch.price[0])]
         self.busy_until_s = batch.end_s
         self.in_flight.append(batch)
@@ -286,7 +312,7 @@ class Pipeline:
             ended.append((batch, len(batch.rounds) - 1, batch.end_s))
             durations = self._next_round(batch, len(batch.rounds))
             batch.rounds.append((batch.end_s, sum(durations) / len(durations)))
-            batch.end_s = _send(self._free_s, batch.end_s, durations)
+            batch.end_s = _send(self._free_s, batch.end_s, durations, self.stage_moments)
             self.busy_until_s = batch.end_s
             in_flight.append(batch)
         return ended
@@ -303,12 +329,20 @@ class Pipeline:
         """Nothing to do: the steps that were taken back had not been sent yet."""
 
 
-def _send(free_s: list[float], formed_s: float, durations: list[float]) -> float:
-    """Send a step formed at ``formed_s`` through stages that are free at ``free_s``; return when it comes out."""
+def _send(
+    free_s: list[float], formed_s: float, durations: list[float], moments: array[float] | None = None
+) -> float:
+    """Send a step formed at ``formed_s`` through stages that are free at ``free_s``; return when it comes out.
+
+    ``moments`` takes when it begins and ends on each of them.
+    """
     moment = formed_s
     for stage, duration in enumerate(durations):
         if free_s[stage] > moment:
             moment = free_s[stage]
+        if moments is not None:
+            moments.append(moment)
+            moments.append(moment + duration)
         moment += duration
         free_s[stage] = moment
     return moment

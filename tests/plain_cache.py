@@ -6,11 +6,29 @@ import random
 
 from llmsim.kvcache.prefix import PrefixCache
 from llmsim.schedulers.sequence import Sequence
-from llmsim.workload.request import Prefix, Request
+from llmsim.workload.request import History, Prefix, Request
 
 
 def asked(prompt: int, ids, span: int, *, name: str = "r", output: int = 1) -> Request:
     return Request(name, 0.0, prompt, output, prefix=Prefix(tuple(ids), span))
+
+
+def token(request: Request, place: int) -> tuple[object, int]:
+    """Return what stands for the token at ``place`` of prompt and answer: equal things are equal tokens."""
+    prefix = request.prefix
+    if isinstance(prefix, History):
+        for name, count in prefix.parts:
+            if place < count:
+                return name, place
+            place -= count
+        return prefix.name, place
+    covered = 0
+    if prefix is not None:
+        most = request.prompt_tokens + request.output_tokens if prefix.answer else request.prompt_tokens
+        covered = min(most, len(prefix.hash_ids) * prefix.block_tokens)
+    if prefix is not None and place < covered:
+        return prefix.hash_ids[place // prefix.block_tokens], place % prefix.block_tokens
+    return request.id, place
 
 
 class PlainBlock:
@@ -31,15 +49,9 @@ class PlainCache:
 
     def chain(self, request: Request, tokens: int) -> list[int]:
         """Return the hashes of the full blocks among a request's first tokens."""
-        prefix, hashes, parent = request.prefix, [], 0
-        covered = min(request.prompt_tokens, len(prefix.hash_ids) * prefix.block_tokens) if prefix else 0
+        hashes, parent = [], 0
         for start in range(0, tokens - self.size + 1, self.size):
-            content = tuple(
-                (prefix.hash_ids[place // prefix.block_tokens], place % prefix.block_tokens)
-                if place < covered
-                else (request.id, place)
-                for place in range(start, start + self.size)
-            )
+            content = tuple(token(request, place) for place in range(start, start + self.size))
             parent = self.hashes.setdefault((parent, content), len(self.hashes) + 1)
             hashes.append(parent)
         return hashes
@@ -102,22 +114,53 @@ class Both:
         self.longest = self.blocks * self.size * draw.choice([0.3, 0.6, 1.0])
         self.branches = draw.choice([1, 1, 2, 3])
         self.shared = draw.choice([0.3, 0.8, 1.0])
+        self.chatty = draw.choice([0.0, 0.5, 1.0])
+        self.said: list[Request] = []  # the turns that have ended
         self.cache, self.plain = PrefixCache(self.blocks, self.size), PlainCache(self.blocks, self.size)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.made = 0
-        self.hits = self.own_hits = self.evictions = 0
+        self.hits = self.own_hits = self.evictions = self.answers = 0
+        self.answered: dict[History, int] = {}  # the shortest prompt that an answer followed
 
     def submit(self) -> None:
+        """Let a request come: with identifiers in front, or as a turn of a session, or with neither."""
         draw, prefix = self.draw, None
+        output = draw.randint(1, 3 * self.size)
         prompt = draw.randint(1, max(1, int(self.longest * draw.random())))
-        if draw.random() < self.shared:
+        if draw.random() < self.chatty:
+            prompt, prefix = self.turn(prompt)
+        elif draw.random() < self.shared:
             most = -(-prompt // self.span)
             count = most if draw.random() < 0.5 else draw.randint(1, most)
-            prefix = Prefix(tuple(draw.randrange(self.branches) for _ in range(count)), self.span)
-        output = draw.randint(1, 3 * self.size)
+            answer = draw.random() < 0.3
+            if answer:
+                count = -(-(prompt + output) // self.span)
+            prefix = Prefix(tuple(draw.randrange(self.branches) for _ in range(count)), self.span, answer)
         self.waiting.append(Sequence(Request(f"r{self.made}", 0.0, prompt, output, prefix=prefix), output))
         self.made += 1
+
+    def turn(self, fresh: int) -> tuple[int, History]:
+        """Return prompt and history of a turn that begins, goes on with, forks or forgets what was said before."""
+        draw = self.draw
+        name = f"s{self.made}"
+        chance = draw.random()
+        if not self.said or chance < 0.2:
+            count = draw.choice([0, 1, self.size, self.size + 1, 2 * self.size])
+            parts = ((f"system {draw.randrange(2)}", count),) if count else ()
+            return count + fresh, History(parts, name)
+        request = draw.choice(self.said)
+        before = request.prefix
+        assert isinstance(before, History)
+        told = request.prompt_tokens + request.output_tokens
+        prompt = told + draw.randint(1, 2 * self.size)
+        front = sum(count for _, count in before.parts)
+        if prompt > self.blocks * self.size - 3 * self.size or chance < 0.3:  # the oldest turns go: all tokens move
+            return front + fresh, History(before.parts, name)
+        if chance < 0.5:  # a fork, behind the answer or in the middle of it
+            kept = draw.randint(front + 1, told) - front
+            return front + kept + fresh, History((*before.parts, (before.name, kept)), name)
+        return prompt, before
 
     def compare_match(self, sequence: Sequence) -> tuple[int, int]:
         mine, plain = self.cache.match(sequence), self.plain.match(sequence)
@@ -137,6 +180,9 @@ class Both:
         self.waiting.remove(sequence)
         self.running.append(sequence)
         self.hits += hits
+        prefix = sequence.request.prefix
+        if isinstance(prefix, History) and prefix in self.answered and not sequence.generated:
+            self.answers += hits * self.size > self.answered[prefix]
         self.own_hits += bool(hits and sequence.own_run is not None and sequence.own_run.count)
         sequence.computed = hits * self.size
         if hits or self.draw.random() < 0.5:  # the scheduler does not call `take` without hits
@@ -163,6 +209,9 @@ class Both:
             sequence.generated += 1
         if sequence.done:
             self.release(sequence)
+            if isinstance(sequence.request.prefix, History):
+                self.said.append(sequence.request)
+                self.answered.setdefault(sequence.request.prefix, sequence.request.prompt_tokens)
         return None
 
     def advance(self) -> None:

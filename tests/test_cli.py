@@ -61,7 +61,10 @@ def test_every_command_is_in_the_help_and_can_be_loaded():
     for name, (_, line) in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(line[:40])}", text, re.MULTILINE)
         assert isinstance(cli.get_command(click.Context(cli), name), click.Command)
-    assert set(COMMANDS) == {"simulate", "check", "list", "show", "trace", "conform", "schema"}
+    assert set(COMMANDS) == {
+        "simulate", "sweep", "capacity", "compare", "validate", "calibrate", "memory", "transform", "cycles", "scaling",
+        "report", "plot", "init", "check", "list", "show", "trace", "conform", "schema",
+    }  # fmt: skip
 
 
 def test_every_engine_flag_is_an_option_of_simulate():
@@ -197,7 +200,8 @@ def test_the_pages_name_every_command_every_exit_code_and_every_flag():
     pages = Path(__file__).parents[1] / "docs"
     commands, scenarios = (pages / "cli.md").read_text(), (pages / "scenario.md").read_text()
 
-    names = ["simulate", "check", "list", "show", "trace info", "trace convert", "trace generate", "conform", "schema"]
+    names = ["simulate", "capacity", "compare", "check", "list", "show", "trace info", "trace convert",
+             "trace generate", "conform", "schema"]  # fmt: skip
     for name in names:
         assert f"| `llmsim {name}" in commands
     for code in (0, 1, 2, 3, 4, 5, 70, 130):

@@ -16,7 +16,7 @@ def llmsim(*arguments):
     return CliRunner().invoke(cli, arguments, prog_name="llmsim")
 
 
-@pytest.mark.parametrize("kind", ["hardware", "models", "workloads", "schedulers", "routers"])
+@pytest.mark.parametrize("kind", ["hardware", "models", "workloads", "schedulers", "routers", "presets"])
 def test_lists_are_tables_for_people_and_json_for_machines(kind):
     text, told = llmsim("list", kind), json.loads(llmsim("list", kind, "--json").stdout)
 
@@ -79,8 +79,30 @@ def test_show_prints_the_defaults_of_an_engine():
     rows = {row["flag"]: row for row in json.loads(llmsim("show", "vllm@0.33", "--json").stdout)}
 
     assert rows["gpu_memory_utilization"]["default"] == 0.92
-    assert rows["speculative_config"]["status"] == "not modelled"
+    assert rows["speculative_config"]["status"] == "modelled"
+    assert rows["kv_transfer_config"]["status"] == "not modelled"
     assert "gpu_memory_utilization" in llmsim("show", "vllm@0.33").stdout
+
+
+def test_show_prints_the_flags_of_every_preset():
+    for preset in [row["preset"] for row in json.loads(llmsim("list", "presets", "--json").stdout)["presets"]]:
+        assert "tensor_parallel_size" in llmsim("show", preset).stdout
+    assert "mem_fraction_static" in llmsim("show", "sglang@0.5.23").stdout
+    result = llmsim("show", "vllm@1.0")
+    assert result.exit_code == 3
+    assert "hint: vllm@0.6 to vllm@0.33 are known" in result.stderr
+
+
+def test_show_prints_a_scheduler_and_its_settings():
+    assert "It has no settings of its own" in llmsim("show", "vllm").stdout
+    text = llmsim("show", "sglang").stdout
+    assert text.startswith("# scheduler sglang\n")
+    assert "schedule_conservativeness" in text
+    told = json.loads(llmsim("show", "sglang", "--json").stdout)
+    rows = {row["setting"]: row for row in told["settings"]}
+    assert rows["schedule_policy"]["default"] == "fcfs"
+    assert rows["max_prefill_tokens"]["type"] == "a whole number"
+    assert all(row["what"] for row in rows.values())
 
 
 def test_an_unknown_name_lists_the_closest():

@@ -227,12 +227,12 @@ def test_what_is_wrong_is_said_by_the_name_of_the_option(arguments, code, words)
 def test_flags_that_are_not_modelled_warn_and_do_not_change_the_result():
     plain = simulate(*SMALL, "--no-output", "-q").stdout
     result = simulate(
-        *SMALL, "--no-output", "--speculative-config", '{"method": "ngram"}', "-ep", "--swap-space", "4",
+        *SMALL, "--no-output", "--kv-transfer-config", '{"kv_role": "kv_both"}', "-ep", "--swap-space", "4",
         "--served-model-name", "m", "--ignore-eos", "--backend", "vllm",
     )  # fmt: skip
 
     for words in (
-        "engine.speculative_config is not modelled yet", "engine.enable_expert_parallel is not modelled yet",
+        "engine.kv_transfer_config is not modelled yet", "engine.enable_expert_parallel is not modelled yet",
         "engine.swap_space: ignored, vLLM V1 has no such flag", "engine.served_model_name: ignored",
         "--ignore-eos: ignored", "--backend: ignored",
     ):  # fmt: skip
@@ -250,9 +250,9 @@ def test_json_flags_may_be_written_in_parts_as_in_vllm():
 
 
 def test_each_warning_is_printed_once():
-    result = simulate(*SMALL, "--no-output", "--speculative-config", '{"method": "ngram"}', "--replicas", "2")
+    result = simulate(*SMALL, "--no-output", "--kv-transfer-config", '{"kv_role": "kv_both"}', "--replicas", "2")
 
-    assert result.stderr.count("engine.speculative_config is not modelled yet") == 1
+    assert result.stderr.count("engine.kv_transfer_config is not modelled yet") == 1
 
 
 def test_windowed_layers_without_a_prefix_cache_warn_once_unless_it_is_off():
@@ -358,3 +358,20 @@ def test_a_path_in_a_file_is_relative_to_the_file():
 
 def test_options_can_be_read_without_a_command_line():
     assert scenario_from({"gpu": "h100", "request_rate": "4"}).workload.arrival.request_rate == 4
+
+
+def test_the_next_commands_of_a_run_without_a_folder_do_that_run_again():
+    def next_of(*arguments):
+        lines = simulate(*arguments, "--no-output").stdout.splitlines()
+        return next(line for line in lines if line.startswith("next: ")).removeprefix("next: llmsim simulate ")
+
+    assert next_of("--gpu", "l40s", "--num-prompts", "5") == (
+        "--gpu l40s --num-prompts 5 --no-output --model llama-3.1-8b -tp 2"
+    )
+    assert next_of("--seed", "3") == (
+        "--seed 3 --no-output --model llama-3.1-8b --gpu h100-sxm --request-rate 8 --num-prompts 500 -tp 2"
+    )
+    Path("s.yaml").write_text("model: qwen3-8b\ncluster: {gpu: h100-sxm}\nworkload: {num_prompts: 5}\n")
+    assert next_of("s.yaml", "--set", "engine.max_num_seqs=4") == (
+        "s.yaml --set engine.max_num_seqs=4 --no-output -tp 2"
+    )

@@ -24,7 +24,7 @@ def ended(request, finished_s, status="finished"):
     )  # fmt: skip
 
 
-def play(workload, service):
+def play(workload, service, record=ended):
     """Serve every request for ``service(request)`` seconds, all at once; return (request, end) in order of the ends."""
     served, in_flight, most = [], [], 0
     upcoming = [(request.arrival_s, number, request) for number, request in enumerate(workload.start())]
@@ -38,7 +38,7 @@ def play(workload, service):
             continue
         end, _, request = heapq.heappop(in_flight)
         served.append((request, end))
-        for following in workload.on_end(ended(request, end)):
+        for following in workload.on_end(record(request, end)):
             assert following.arrival_s >= end
             heapq.heappush(upcoming, (following.arrival_s, number, following))
             number += 1

@@ -18,7 +18,7 @@ from llmsim.performance.coefficients import (
     error_text,
 )
 
-FILES = catalog.names(FOLDER)
+FILES = [name for name in catalog.names(FOLDER) if name != "stacks"]
 FITTED_DEVICES = [name for name in FILES if name not in ("default", "a40")]
 
 

@@ -18,14 +18,27 @@ import llmsim
 PACKAGE = Path(llmsim.__file__).parent
 
 FLOORS = [  # from the ground up; a module may import from its own floor and from those below
-    ["errors", "units", "random", "catalog", "datafile", "engine_options", "hardware", "model"],
+    ["errors", "units", "random", "catalog", "datafile", "textfile", "engine_options", "hardware", "model"],
     ["kvcache", "parallel", "workload", "results"],
     ["schedulers", "machine", "performance"],
     ["timeline", "log_rows", "engine"],
     ["fleet"],
     ["schema"],
-    ["assembly", "simulation"],
-    ["checkpoints", "sweeps", "summaries", "testing"],
+    ["footprint", "cycles", "scaling", "assembly", "simulation", "comparison"],
+    [
+        "checkpoints",
+        "side_by_side",
+        "sweeps",
+        "summaries",
+        "plot",
+        "sweep_report",
+        "planning",
+        "gates",
+        "fronts",
+        "testing",
+        "accuracy",
+        "calibration",
+    ],
     ["cli", "__main__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -36,6 +49,7 @@ UPWARD = {
     ("llmsim.kvcache.decode_group", "llmsim.schedulers.sequence"): "names the members of the group, in types only",
     ("llmsim.kvcache.decode_group", "llmsim.schedulers.batch"): "names the batches in flight, in types only",
     ("llmsim.kvcache.prefix", "llmsim.schedulers.sequence"): "names the sequences that share blocks, in types only",
+    ("llmsim.kvcache.radix", "llmsim.schedulers.sequence"): "names the sequences that share nodes, in types only",
 }
 
 KNOW_THE_CLOCK = {"machine", "engine", "fleet", "simulation"}

@@ -1,19 +1,19 @@
 """Leaping is exact: the same records, to the last bit, as stepping."""
 
 import random
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 from simulations import PlainPrices, options, run
 
-from llmsim.workload.request import Prefix, Request
+from llmsim.workload.request import History, Prefix, Request
 
 
-def scenario(seed: int, *, pipelined: bool = False) -> dict:
+def scenario(seed: int, *, pipelined: bool = False, sessions: bool = False) -> dict:
     """Draw a scenario: requests, options, blocks, windows, prices."""
     draw = random.Random(seed)
     start = draw.choice([0.0, 0.0, 1e6])
-    caching = draw.random() < 0.5
+    caching = draw.random() < 0.5 or sessions
     requests = []
     clock = start
     for number in range(draw.randint(1, 60)):
@@ -24,6 +24,8 @@ def scenario(seed: int, *, pipelined: bool = False) -> dict:
                     prefix=shared_prefix(draw) if caching else None)
         )  # fmt: skip
     windows = draw.choice([(), (), (), (64,), (32, 200)])
+    if sessions:
+        requests, windows = turns(draw, requests), ()
     block_size = draw.choice([1, 16, 16, 32])
     longest = max(request.prompt_tokens + request.output_tokens for request in requests)
     blocks = -(-longest // block_size) * (1 + len(windows)) + draw.choice([0, 3, 50, 4000])
@@ -59,6 +61,28 @@ def shared_prefix(draw: random.Random) -> Prefix | None:
     return Prefix(tuple(100 * depth + name % 7 for depth, name in enumerate(path)), draw.choice([16, 64, 24]))
 
 
+def turns(draw: random.Random, requests: list[Request]) -> list[Request]:
+    """Make most requests turns of sessions, which go on, fork or forget, now and then before the answer is there."""
+    said: list[Request] = []
+    for request in requests:
+        before = draw.choice(said[-8:]) if said and draw.random() < 0.8 else None
+        told = before.prompt_tokens + before.output_tokens if before is not None else 0
+        system = draw.choice([0, 0, 16, 40])
+        history, prompt = History((("system", system),) if system else (), request.id), system + request.prompt_tokens
+        if before is not None and told < 1500:
+            old, chance = before.prefix, draw.random()
+            assert isinstance(old, History)
+            front = sum(count for _, count in old.parts)
+            if chance < 0.7:
+                history, prompt = old, told + draw.randint(1, 60)
+            elif chance < 0.85:
+                kept = draw.randint(front + 1, told)
+                history = History((*old.parts, (old.name, kept - front)), request.id)
+                prompt = kept + request.prompt_tokens
+        said.append(replace(request, prompt_tokens=prompt, prefix=history))
+    return said
+
+
 def lives(records):
     """Return what must agree: every field of every record, in the order of ending."""
     return [astuple(record) for record in records]
@@ -73,6 +97,31 @@ def test_leaping_gives_the_records_of_stepping(seed):
     assert len(leapt) == len(drawn["requests"])
     assert engine.steps == slow.steps
     assert engine.pool.free == engine.pool.blocks
+
+
+@pytest.mark.parametrize("pipelined", [False, True], ids=["one", "pipeline"])
+@pytest.mark.parametrize("seed", range(120))
+def test_sessions_leap_exactly_too(seed, pipelined):
+    drawn = scenario(seed, sessions=True, pipelined=pipelined)
+    leapt, engine = run(**drawn)
+    stepped, slow = run(**drawn, leap=False)
+    assert lives(leapt) == lives(stepped)
+    assert len(leapt) == len(drawn["requests"])
+    assert engine.steps == slow.steps
+    assert engine.pool.free == engine.pool.blocks
+
+
+def test_the_random_sessions_find_their_answers_again():
+    found = answers = 0
+    for seed in range(60):
+        drawn = scenario(seed, sessions=True)
+        records, _ = run(**drawn)
+        first = {request.prefix: request.prompt_tokens for request in reversed(drawn["requests"])}
+        asked = {request.id: request.prefix for request in drawn["requests"]}
+        found += sum(record.cached_tokens for record in records)
+        answers += sum(record.cached_tokens > first[asked[record.id]] for record in records)
+    assert found > 50_000
+    assert answers > 100  # found more than the session's first prompt, so answers too
 
 
 @pytest.mark.parametrize("seed", range(60))

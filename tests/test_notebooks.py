@@ -9,6 +9,8 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 MOST_BYTES = 150_000
+# Where classes of a user's own come from: docs/own-scheduler.md.
+EXTENSION_POINTS = ("llmsim.schedulers.continuous", "llmsim.schedulers.queues", "llmsim.testing")
 
 
 def test_there_are_notebooks():
@@ -46,4 +48,10 @@ def test_a_notebook_is_committed_with_small_outputs_and_in_order(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_calls_the_public_face_only(path):
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    assert not [line for source in cells for line in source.splitlines() if "llmsim." in line and "import" in line]
+    inner = [line for source in cells for line in source.splitlines() if "llmsim." in line and "import" in line]
+    assert [line for line in inner if line.split()[1] not in EXTENSION_POINTS] == []
+
+
+def test_the_extension_points_are_documented():
+    text = (Path(__file__).parents[1] / "docs" / "own-scheduler.md").read_text(encoding="utf-8")
+    assert [name for name in EXTENSION_POINTS if f"from {name} import" not in text] == []

@@ -6,10 +6,11 @@ import pytest
 from plain_cache import Both, asked
 from simulations import options
 
-from llmsim.kvcache.prefix import PrefixCache, prefix_contents
+from llmsim.kvcache.names import BlockNames, prefix_contents
+from llmsim.kvcache.prefix import PrefixCache
 from llmsim.schedulers.continuous import ContinuousBatching
 from llmsim.schedulers.sequence import Sequence
-from llmsim.workload.request import Request
+from llmsim.workload.request import History, Prefix, Request
 
 # ---------------------------------------------------------------------- against a slow cache
 
@@ -27,14 +28,16 @@ def test_hits_and_free_blocks_are_those_of_a_cache_of_single_blocks(seed):
 
 
 def test_the_random_operations_hit_evict_and_find_their_own_blocks_again():
-    hits = own = evictions = 0
+    hits = own = evictions = answers = 0
     for seed in range(40):
         both = Both(seed)
         for _ in range(200):
             both.step()
         hits, own, evictions = hits + both.hits, own + both.own_hits, evictions + both.evictions
+        answers += both.answers
     assert min(hits, evictions) > 500
     assert own > 20
+    assert answers > 50
 
 
 # ---------------------------------------------------------------------- identifiers and blocks
@@ -97,6 +100,74 @@ def compute(cache: PrefixCache, request: Request, *, release: bool = True) -> Se
     if release:
         cache.release(sequence, request.prompt_tokens)
     return sequence
+
+
+# ---------------------------------------------------------------------- sessions
+
+
+def names(history: History | Prefix, prompt: int, output: int, cache: BlockNames) -> list[int]:
+    return cache.of(Request("r", 0.0, prompt, output, prefix=history))
+
+
+def test_a_turn_has_the_names_of_the_turn_before_it_to_the_end_of_its_answer():
+    given = BlockNames(16)
+    first = names(History((), "chat"), 40, 25, given)  # 65 tokens, the last is only sampled: 4 full blocks
+    second = names(History((), "chat"), 65 + 10, 30, given)
+
+    assert len(first) == 4 == (40 + 25 - 1) // 16
+    assert len(second) == (75 + 30 - 1) // 16 == 6
+    assert second[:4] == first
+    assert names(History((), "other"), 200, 1, given)[0] not in second
+
+
+@pytest.mark.parametrize(("kept", "shared"), [(15, 0), (16, 1), (33, 2), (48, 3), (64, 4)])
+def test_a_fork_shares_the_blocks_that_end_before_it(kept, shared):
+    given = BlockNames(16)
+    trunk = names(History((), "chat"), 60, 21, given)
+    fork = names(History((("chat", kept),), "fork"), kept + 100, 1, given)
+    twin = names(History((("chat", kept),), "twin"), kept + 100, 1, given)
+
+    assert [a == b for a, b in zip(trunk, fork, strict=False)] == [place < shared for place in range(5)]
+    assert set(fork) & set(twin) == set(trunk[:shared])
+
+
+def test_sessions_behind_one_system_prompt_share_its_whole_blocks_only():
+    given = BlockNames(16)
+    parts = (("system", 40),)
+    one, two = (names(History(parts, name), 100, 1, given) for name in ("one", "two"))
+
+    assert one[:2] == two[:2]
+    assert not set(one[2:]) & set(two[2:])
+    assert names(History((), "system"), 40, 1, given)[:2] == one[:2]  # the same text, told otherwise
+    assert names(History((("system", 41),), "one"), 100, 1, given)[2] != one[2]
+
+
+def test_identifiers_may_go_on_behind_the_prompt():
+    given = BlockNames(16)
+    asked_first = names(Prefix((1, 2, 3, 4, 5), 16, answer=True), 40, 35, given)
+    next_turn = names(Prefix((1, 2, 3, 4, 5, 6), 16), 90, 1, given)
+
+    assert asked_first == next_turn[:4]  # (40 + 35 - 1) // 16
+
+
+def test_the_next_turn_finds_all_but_the_last_token_of_the_answer():
+    cache = PrefixCache(100, 16)
+    turn = compute(cache, Request("first", 0.0, 40, 25, prefix=History((), "chat")), release=False)
+    turn.total, turn.generated = 65, 25
+    cache.free -= 2
+    turn.blocks = 5
+    following = Sequence(Request("next", 0.0, 90, 5, prefix=History((), "chat")), 5)
+
+    assert cache.match(following) == (2, 0)  # the blocks of the prompt; the answer is findable at its end
+    cache.release(turn, 64)
+    assert cache.match(following) == (4, 4)
+
+
+def test_a_session_costs_no_more_names_with_every_turn():
+    given = BlockNames(16)
+    lists = [names(History((), "chat"), 1000 * turn, 100, given) for turn in range(1, 50)]
+
+    assert max(max(found) for found in lists) == len(lists[-1]) == 49_099 // 16
 
 
 # ---------------------------------------------------------------------- rules
@@ -217,3 +288,17 @@ def test_a_prompt_without_a_prefix_is_known_to_its_end_while_its_token_is_on_the
     policy._preempt(sequence)
 
     assert cache.match(sequence) == (2, 2)  # vLLM: both blocks held prompt tokens only
+
+
+@pytest.mark.parametrize(("asynchronous", "findable"), [(True, 1), (False, 2)])
+def test_a_block_of_an_answer_is_named_when_its_last_token_is_known(asynchronous, findable):
+    """31 prompt tokens and the first of the answer fill two blocks; with a step ahead that token is on its way."""
+    policy, cache = scheduler(8, async_scheduling=asynchronous)
+    sequence = Sequence(Request("turn", 0.0, 31, 10, prefix=History((), "chat")), 10)
+    policy.add(sequence)
+    assert policy.next_batch() is not None
+    sequence.computed, sequence.total, sequence.generated = 31, 32, 1
+
+    cache.name(sequence, policy._known(sequence, 1))
+
+    assert cache.match(Sequence(Request("next", 0.0, 60, 1, prefix=History((), "chat")), 1)) == (findable, 0)

@@ -61,14 +61,14 @@ note: 3 finished requests are few for p99 (stable from 1,000 on): one slow reque
 
 REQUESTS = """\
 request_id,replica,arrival_s,admitted_s,first_token_s,finished_s,input_tokens,output_tokens,cached_tokens,\
-num_preemptions,queue_ms,prefill_ms,ttft_ms,tpot_ms,e2el_ms,priority,session_id,status,good,reason
+num_preemptions,queue_ms,prefill_ms,ttft_ms,tpot_ms,e2el_ms,priority,session_id,turn,status,good,reason
 a,0,0.000000000,0.125000000,0.500000000,2.500000000,10,5,0,0,125.000000,375.000000,500.000000,500.000000,\
-2500.000000,0,,finished,true,
+2500.000000,0,,,finished,true,
 b,0,1.000000000,1.000000000,1.250000000,1.250000000,20,1,0,0,0.000000,250.000000,250.000000,,\
-250.000000,0,,finished,true,
+250.000000,0,,,finished,true,
 c,0,2.000000000,2.500000000,3.000000000,6.000000000,30,3,0,0,500.000000,500.000000,1000.000000,1500.000000,\
-4000.000000,0,,finished,false,
-d,0,2.000000000,,,2.000000000,9999,0,0,0,,,,,,0,,rejected,false,too long
+4000.000000,0,,,finished,false,
+d,0,2.000000000,,,2.000000000,9999,0,0,0,,,,,,0,,,rejected,false,too long
 """
 
 

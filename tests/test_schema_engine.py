@@ -7,8 +7,9 @@ import pytest
 from llmsim.engine_options import EngineOptions, cudagraph_sizes
 from llmsim.hardware import Device
 from llmsim.model import load_model
-from llmsim.schema.engine import batch_defaults, choose
+from llmsim.schema.engine import choose
 from llmsim.schema.flags import DEFAULT_PRESET, FLAGS, Flag
+from llmsim.schema.vllm import batch_defaults
 
 GIB = 2**30
 MODEL = load_model("llama-3.1-8b")
@@ -201,7 +202,7 @@ def test_every_flag_is_modelled_or_warned_about(flag: Flag):
         assert flag.warning(value) is None
         assert flag.name in {field.name for field in dataclasses.fields(EngineOptions)} | {
             "dtype", "quantization", "kv_cache_dtype", "performance_mode", "cudagraph_capture_sizes",
-            "max_cudagraph_capture_size",
+            "max_cudagraph_capture_size", "speculative_config", "spec_method", "spec_model", "spec_tokens",
         }  # fmt: skip
     else:
         assert flag.warning(flag.default) is None

@@ -111,7 +111,7 @@ def test_a_device_with_less_memory_gets_other_defaults():
         (H100 + "workload: {preset: nope}", "s.yaml:3:12: workload.preset: workloads/presets: unknown"),
         (H100 + "workload: {trace: no.csv}", "s.yaml:3:12: workload.trace: no such file 'no.csv'"),
         ("cluster: {gpu: l4}\nperformance: {model: fitted}", "s.yaml:3:15: performance.model: there are no"),
-        (H100 + "performance: {calibration: x}", "s.yaml:3:15: performance.calibration: calibrations are"),
+        (H100 + "performance: {calibration: x}", "s.yaml:3:15: performance.calibration: x: cannot be read"),
         (H100 + "slo: {p99_ttft: 1}", "s.yaml:3:7: slo.p99_ttft: no such metric"),
         ("cluster: {gpu: h100, num_gpus: 1}\ndeployment: {replicas: 2}", "s.yaml:3:14: deployment.replicas: 2 x"),
     ],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llmsim.errors import ScenarioError
 from llmsim.schema import json_schema, load, scenario
 from llmsim.schema.flags import FLAGS
+from llmsim.schema.other_flags import ALL_FLAGS
 
 FILE = """\
 llmsim: 1
@@ -335,7 +336,7 @@ def test_the_json_schema_knows_every_flag_and_forbids_the_rest():
     schema = json_schema()
 
     engine = schema["$defs"]["EngineSection"]
-    assert set(engine["properties"]) == {"preset", *FLAGS}
+    assert set(engine["properties"]) == {"preset", *ALL_FLAGS}
     assert engine["additionalProperties"] is False
     assert schema["additionalProperties"] is False
     assert schema["properties"]["cluster"]["anyOf"][0] == {"type": "string"}

@@ -43,7 +43,10 @@ def test_the_first_replication_is_what_simulate_gives(scenario):
     run = llmsim.simulate(scenario.with_(seed=7, request_rate=4))
     first = frame.iloc[0]
     assert first["seed"] == 7
-    assert list(frame.columns[5:]) == list(run.metrics)
+    assert first["prices"] == run.setup.prices
+    assert first["prices"].startswith("fitted (h100_sxm vllm")
+    assert list(frame.columns) == ["request_rate", *sweeps.OWN_COLUMNS, *run.metrics]
+    assert first["devices"] == 1
     for name, value in run.metrics.items():
         assert first[name] == value or (value is None and np.isnan(first[name])), name
 
@@ -212,3 +215,19 @@ def test_seeds_of_replications_are_distinct_and_those_of_numpys_legacy_generator
 def test_the_public_name_stays_a_function_when_the_module_has_been_imported():
     assert callable(llmsim.sweep)
     assert llmsim.sweep is sweeps.sweep
+
+
+def test_a_list_of_points_may_have_keys_of_their_own(scenario):
+    points = [{"max_num_seqs": 8}, {"request_rate": 4, "max_num_seqs": 8}, {"request_rate": 4}]
+    frame = llmsim.sweep(scenario, points)
+    assert list(frame.columns[:2]) == ["max_num_seqs", "request_rate"]
+    assert frame["request_rate"].isna().tolist() == [True, False, False]
+    assert (frame["status"] == "ok").all()
+    grid = llmsim.sweep(scenario, {"request_rate": [4], "max_num_seqs": [8]})
+    assert frame["mean_e2el_ms"][1] == grid["mean_e2el_ms"][0]
+
+
+@pytest.mark.parametrize("points", [[], [5], [{"max_num_sequences": 1}], [{"seed": 3}], "gpu"])
+def test_points_that_make_no_sense(scenario, points):
+    with pytest.raises(ScenarioError):
+        llmsim.sweep(scenario, points)

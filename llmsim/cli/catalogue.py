@@ -14,16 +14,21 @@ Rows = list[dict[str, Any]]
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(["hardware", "models", "workloads", "schedulers", "routers"]))
+@click.argument(
+    "kind",
+    type=click.Choice(["hardware", "models", "workloads", "scenarios", "schedulers", "routers", "presets"]),
+)
 @common
 def list_(kind: str) -> None:
-    """List the catalogue's hardware, models or workloads, or the schedulers or routers."""
+    """List the catalogue's hardware, models, workloads or scenarios, or schedulers, routers or presets of engines."""
     makers: dict[str, Callable[[], list[tuple[str, Rows]]]] = {
         "hardware": _hardware,
         "models": _models,
         "workloads": _workloads,
+        "scenarios": _scenarios,
         "schedulers": _schedulers,
         "routers": _routers,
+        "presets": _presets,
     }
     tables = makers[kind]()
     out = console()
@@ -118,6 +123,22 @@ def _workloads() -> list[tuple[str, Rows]]:
     return [("presets", rows), ("traces (small samples)", samples)]
 
 
+def _scenarios() -> list[tuple[str, Rows]]:
+    from llmsim import catalog
+    from llmsim.schema import load
+    from llmsim.schema.build import SCENARIOS
+
+    rows: Rows = []
+    for name in catalog.names(SCENARIOS):
+        path = catalog.find(SCENARIOS, name)
+        scenario = load(path)
+        limits = ", ".join(f"{key} {value:g}" for key, value in scenario.slo.items())
+        # The first line of the file says what it is.
+        what = path.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
+        rows.append({"scenario": name, "model": str(scenario.model), "limits": limits, "what": what})
+    return [("scenarios", rows)]
+
+
 def _title(path: Path) -> str:
     import yaml
 
@@ -127,14 +148,25 @@ def _title(path: Path) -> str:
 
 def _schedulers() -> list[tuple[str, Rows]]:
     from llmsim.schedulers import SCHEDULERS
+    from llmsim.schema.settings import signature_of
 
-    return [("schedulers", [{"scheduler": name, "what": _first_line(value)} for name, value in SCHEDULERS.items()])]
+    rows = [
+        {"scheduler": name, "settings": ", ".join(signature_of(value).settings) or None, "what": _first_line(value)}
+        for name, value in SCHEDULERS.items()
+    ]
+    return [("schedulers", rows)]
 
 
 def _routers() -> list[tuple[str, Rows]]:
     from llmsim.fleet import ROUTERS
 
     return [("routers", [{"router": name, "what": _first_line(value)} for name, value in ROUTERS.items()])]
+
+
+def _presets() -> list[tuple[str, Rows]]:
+    from llmsim.schema.presets import PRESETS
+
+    return [("presets", [{"preset": name, "what": what} for name, what in PRESETS.items()])]
 
 
 def _first_line(value: Any) -> str:
@@ -145,16 +177,19 @@ def _first_line(value: Any) -> str:
 @click.argument("name")
 @common
 def show(name: str) -> None:
-    """Print entry NAME of the catalogue as it is written, with its sources; or the defaults of an engine preset."""
+    """Print entry NAME of the catalogue as it is written, with its sources; or a scheduler and its settings; or the
+    defaults of an engine preset.
+    """
     from llmsim.catalog import unknown
-    from llmsim.schema.flags import PRESETS
+    from llmsim.schedulers import SCHEDULERS
+    from llmsim.schema.policies import ALIASES
 
-    if name in PRESETS:
-        rows = [
-            {"flag": flag.name, "default": flag.default, "status": flag.status, "what": flag.help}
-            for flag in PRESETS[name].values()
-        ]
-        console().result(json.dumps(rows, indent=2) if console().json else table(rows))
+    if ALIASES.get(name, name) in SCHEDULERS:
+        _show_scheduler(ALIASES.get(name, name), SCHEDULERS[ALIASES.get(name, name)])
+        return
+
+    if "@" in name:
+        _show_preset(name)
         return
     found = list(_entries(name))
     if not found:
@@ -174,7 +209,37 @@ def show(name: str) -> None:
             out.result(json.dumps(yaml.safe_load(text), indent=2, default=str))
 
 
-_KINDS = ("hardware/devices", "hardware/nodes", "hardware/clusters", "workloads/presets")
+def _show_preset(name: str) -> None:
+    """Print the flags of an engine's preset, with their defaults."""
+    from llmsim.schema.presets import preset_of
+
+    flags = preset_of(name).flags.values()
+    rows = [{"flag": one.name, "default": one.default, "status": one.status, "what": one.help} for one in flags]
+    console().result(json.dumps(rows, indent=2) if console().json else table(rows))
+
+
+def _show_scheduler(name: str, scheduler: Any) -> None:
+    """Print what a scheduler does, and its settings."""
+    import inspect
+
+    from llmsim.schema.settings import REQUIRED, signature_of
+    from llmsim.schema.values import shown
+
+    out = console()
+    text = inspect.getdoc(scheduler) or ""
+    source = inspect.getdoc(inspect.getmodule(scheduler)) or ""
+    rows = [
+        {"setting": one.name, "default": None if one.default is REQUIRED else shown(one.default), "type": one.words,
+         "what": one.help} for one in signature_of(scheduler).settings.values()
+    ]  # fmt: skip
+    if out.json:
+        out.result(json.dumps({"scheduler": name, "rules": source, "what": text, "settings": rows}, indent=2))
+        return
+    out.result(f"# scheduler {name}\n{text.split('Args:', 1)[0].rstrip()}\n\n{source}\n")
+    out.result(table(rows) if rows else "It has no settings of its own; the engine's flags hold.")
+
+
+_KINDS = ("hardware/devices", "hardware/nodes", "hardware/clusters", "workloads/presets", "workloads/scenarios")
 
 
 def _entries(name: str) -> Iterator[tuple[str, Path]]:

@@ -7,10 +7,14 @@ from typing import Any, TypeVar
 import click
 
 from llmsim.schema.flags import FLAGS, Flag
+from llmsim.schema.other_flags import ALL_FLAGS, OTHER_SPELLINGS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_JSON_FLAGS = {flag.option: flag for flag in FLAGS.values() if flag.kind == "json"}
+_JSON_FLAGS = {flag.option: flag for flag in ALL_FLAGS.values() if flag.kind == "json"}
+
+# Where a command finds the words that it was called with.
+WORDS = "llmsim.words"
 
 GENERAL = "Options"
 ENGINE = "Engine, as in `vllm serve` (its other flags are taken too, with a warning)"
@@ -45,6 +49,7 @@ class EngineCommand(SectionedCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Join the parts of each JSON flag before click sees them."""
+        ctx.meta[WORDS] = list(args)
         return super().parse_args(ctx, joined(args))
 
 
@@ -91,14 +96,19 @@ def option(*names: str, section: str, **kwargs: Any) -> Callable[[_Command], _Co
 
 
 def engine_options() -> list[Callable[[Any], Any]]:
-    """Return one option for each engine flag; flags that are not modelled are hidden, but taken."""
-    return [_engine_option(flag) for flag in FLAGS.values()]
+    """Return one option for each engine flag; those not modelled, and other engines', are taken but hidden."""
+    spellings = [
+        option(name, f"--{name.replace('_', '-')}", section=ENGINE, default=None, hidden=True,
+               **({"is_flag": True} if is_switch else {}))
+        for name, is_switch in OTHER_SPELLINGS.items()
+    ]  # fmt: skip
+    return [*(_engine_option(flag) for flag in ALL_FLAGS.values()), *spellings]
 
 
 def _engine_option(flag: Flag) -> Callable[[Any], Any]:
     spellings = [flag.option, *("--" + alias.replace("_", "-") for alias in flag.aliases)]
     spellings += [flag.short] if flag.short else []
-    hidden = flag.status != "modelled"
+    hidden = flag.status != "modelled" or flag.name not in FLAGS
     if flag.kind == "bool":
         spellings = [f"{flag.option}/--no-{flag.option.removeprefix('--')}", *spellings[1:]]
         return option(flag.name, *spellings, section=ENGINE, default=None, help=_help(flag), hidden=hidden)

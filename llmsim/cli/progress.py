@@ -28,9 +28,12 @@ class Bar:
 
     def __call__(self, ended: int, expected: int | None, clock_s: float) -> None:
         """Show that ``ended`` of ``expected`` requests (None: not known) have ended after ``clock_s`` simulated s."""
+        self.show(f"{ended:,} requests, {clock_s:,.0f} s simulated", ended, expected)
+
+    def show(self, words: str, ended: int, expected: int | None) -> None:
+        """Show ``words``, and that ``ended`` of ``expected`` (None: not known) are done."""
         if not self._wanted or time.perf_counter() - self._begun < PATIENCE_S:
             return
-        words = f"{ended:,} requests, {clock_s:,.0f} s simulated"
         if self._progress is None or self._task is None:
             self._open(words, expected)
         else:

@@ -3,8 +3,9 @@
 import math
 import os
 import re
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,37 +14,36 @@ import click
 
 from llmsim.cli import load_options
 from llmsim.cli.console import common, console
-from llmsim.cli.options import EngineCommand, add, engine_options, option
+from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option
+from llmsim.cli.pasted import pasted_options
 from llmsim.cli.progress import Bar
-from llmsim.cli.scenario_options import scenario_from
+from llmsim.cli.scenario_options import DEMONSTRATION, machine_options, scenario_from
 from llmsim.errors import InputError
 
 GATE_FAILED = 1
 EXIT_CODES = {"interrupted": 130}
 STOPPED = 5
 
-MACHINE = "Machine and model"
 RESULTS = "Results"
 
 @click.command(cls=EngineCommand)
 @click.argument("scenario", nargs=-1)
 @add([
-    option("--model", section=MACHINE, metavar="NAME", help="Model of the catalogue, or path to a config.json."),
-    option("--gpu", section=MACHINE, metavar="NAME", help="Device of the catalogue (llmsim list hardware)."),
-    option("--num-gpus", section=MACHINE, metavar="N", help="Devices. [as many as needed]"),
-    option("--cluster", section=MACHINE, metavar="NAME", help="Cluster of the catalogue instead of a device."),
-    option("--replicas", section=MACHINE, metavar="N", help="Engines. [1]"),
-    option("--router", section=MACHINE, metavar="NAME", help="How requests reach them (llmsim list routers)."),
-    option("--scheduler", section=MACHINE, metavar="NAME", help="continuous, static, or package.module:Class."),
-    option("--preset", section=MACHINE, metavar="NAME", help="Engine and version whose defaults hold. [vllm@0.33]"),
+    *pasted_options(),
+    *machine_options(),
     *engine_options(),
     *load_options.load_options(),
     option("-o", "--output-dir", section=RESULTS, type=click.Path(), help="Folder of the run. [runs/NAME_HASH]"),
     option("--no-output", section=RESULTS, is_flag=True, help="Write nothing."),
     option("--plots/--no-plots", section=RESULTS, default=False, help="Also draw plots. [off]"),
+    option("--timeline/--no-timeline", section=RESULTS, default=False, help="Also timeline.json.gz. [off]"),
+    option("--timeline-seconds", section=RESULTS, type=click.FloatRange(min=0, min_open=True), metavar="S",
+           help="Simulated time that it shows; inf: all. [60]"),
+    option("--report/--no-report", section=RESULTS, default=False, help="Also report.html. [off]"),
     option("--format", "formats", section=RESULTS, default="llmsim", metavar="NAMES", help="Also vllm-bench. [llmsim]"),
     option("--requests", section=RESULTS, type=click.Choice(["csv", "none"]), help="Table of requests. [csv]"),
     option("--steps", section=RESULTS, is_flag=True, help="Also write steps.csv."),
+    option("--decisions", section=RESULTS, type=click.Path(), metavar="FILE", help="Log every step's decision there."),
     option("--percentile-metrics", section=RESULTS, metavar="NAMES", help="Latencies shown. [ttft,tpot,itl,e2el]"),
     option("--metric-percentiles", section=RESULTS, metavar="P,P,...", help="Their percentiles. [50,90,95,99]"),
     option("--goodput", section=RESULTS, multiple=True, metavar="KEY:MS", help="Limits of a good request."),
@@ -52,7 +52,7 @@ RESULTS = "Results"
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of a scenario; repeatable.")
 @click.option("--name", metavar="TEXT", help="Name of the run. [model and device]")
 @click.option("--seed", metavar="N", help="Of every random stream. [0]")
-@click.option("--warmup", metavar="N|TIME", help="Requests, or seconds such as 30s, left out of the metrics. [0]")
+@click.option("--warmup", metavar="N|TIME", help="Requests, or 30s, or auto: left out of the metrics. [0]")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Stop after that long.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved scenario, with the origin of every value; no run.")
 @common
@@ -77,8 +77,9 @@ def simulate(context: click.Context, /, **options: Any) -> None:
         return
     folder = _folder(options, resolved)
     _check_output(options["formats"], folder)
-    run, wall_s = _run(resolved, options["time_limit"])
-    _report(run, resolved, options, folder, wall_s)
+    run, wall_s = _run(resolved, options["time_limit"], options["decisions"])
+    again = _again(folder, resolved, said, context.meta[WORDS])
+    _report(run, resolved, options, folder, wall_s, again)
     if run.stopped:
         context.exit(EXIT_CODES.get(run.stopped, STOPPED))
     if any(result["pass"] is False for result in run.slo_results().values()):
@@ -90,13 +91,13 @@ def _given(context: click.Context, name: str) -> bool:
     return source not in (None, click.core.ParameterSource.DEFAULT)
 
 
-def _run(resolved: Any, time_limit_s: float | None) -> tuple[Any, float]:
+def _run(resolved: Any, time_limit_s: float | None, decisions: str | None) -> tuple[Any, float]:
     from llmsim.simulation import simulate as simulate_resolved
 
     out = console()
     begun = time.perf_counter()
     with Bar(wanted=not (out.quiet or out.json)) as bar:
-        run = simulate_resolved(resolved, progress=bar, time_limit_s=time_limit_s)
+        run = simulate_resolved(resolved, progress=bar, time_limit_s=time_limit_s, decisions=decisions)
     return run, time.perf_counter() - begun
 
 
@@ -122,8 +123,10 @@ def _check_output(formats: str, folder: Path | None) -> None:
             raise InputError(f"--output-dir: cannot be written (got {str(folder)!r})")
 
 
-def _report(run: Any, resolved: Any, options: Mapping[str, Any], folder: Path | None, wall_s: float) -> None:
-    """Print the run and write its files."""
+def _report(
+    run: Any, resolved: Any, options: Mapping[str, Any], folder: Path | None, wall_s: float, again: str
+) -> None:
+    """Print the run and write its files; ``again`` is the command that would do the same run."""
     out = console()
     created = datetime.now(UTC).isoformat(timespec="seconds")
     for line in run.header_lines():
@@ -143,6 +146,8 @@ def _report(run: Any, resolved: Any, options: Mapping[str, Any], folder: Path | 
             requests=(options["requests"] or resolved.scenario.output.requests) != "none",
             steps=options["steps"],
             plots=options["plots"],
+            timeline_seconds=_timeline_seconds(options),
+            report=options["report"],
             created=created,
         )
     for line in run.closing_lines(wall_s=wall_s, folder=f"{folder}/" if folder is not None else None):
@@ -150,13 +155,37 @@ def _report(run: Any, resolved: Any, options: Mapping[str, Any], folder: Path | 
     if out.verbose:
         for path in files:
             out.note(f"wrote {path}")
-    for index, line in enumerate(_next_commands(folder, resolved)):
+    for index, line in enumerate(_next_commands(again, resolved)):
         out.text(("next: " if index == 0 else "      ") + line)
 
 
-def _next_commands(folder: Path | None, resolved: Any) -> list[str]:
+def _timeline_seconds(options: Mapping[str, Any]) -> float | None:
+    """Return how much of the run its timeline shows, None without one; naming the seconds asks for one too."""
+    seconds: float | None = options["timeline_seconds"]
+    return 60.0 if seconds is None and options["timeline"] else seconds
+
+
+def _again(folder: Path | None, resolved: Any, said: Mapping[str, Any], words: Sequence[str]) -> str:
+    """Return the command that would do the same run: its file, or the words that were said and what they left out."""
+    if folder is not None:
+        return f"llmsim simulate {folder}/scenario.resolved.yaml"
+    told = [*words]
+    if all(":" in word for word in said.get("scenario", ())):  # such as ttft:500, after --goodput
+        scenario = resolved.scenario.to_dict()
+        # The demonstration stops being one as soon as an option is given.
+        load = DEMONSTRATION["workload"] if scenario["workload"] == DEMONSTRATION["workload"] else {}
+        unsaid = {
+            "model": scenario["model"], "gpu": scenario["cluster"].get("gpu"),
+            "request_rate": load.get("arrival", {}).get("request_rate"), "num_prompts": load.get("num_prompts"),
+        }  # fmt: skip
+        for name, value in unsaid.items():
+            if name not in said and isinstance(value, str | int | float):
+                told += [f"--{name.replace('_', '-')}", f"{value}"]
+    return shlex.join(["llmsim", "simulate", *told])
+
+
+def _next_commands(again: str, resolved: Any) -> list[str]:
     """Return three commands that a reader of a result may want: another plan, another load, another machine."""
-    again = f"llmsim simulate {folder}/scenario.resolved.yaml" if folder is not None else "llmsim simulate"
     rate = (resolved.workload.arrival or {}).get("request_rate")
     if resolved.workload.trace is not None:
         load = "--speedup 2"

@@ -34,13 +34,21 @@ class BlockPool:
         block_size: tokens in a block.
         groups: the cache groups of the model, at least one.
         max_chunk: the most tokens one step computes of one sequence; bounds what a window group holds.
+        constant: blocks that a sequence holds whatever its length: the state of recurrent layers.
     """
 
-    __slots__ = ("block_size", "blocks", "caches", "copies", "free", "groups", "max_chunk", "windows")
+    __slots__ = ("block_size", "blocks", "caches", "constant", "copies", "free", "groups", "max_chunk", "windows")
 
     def __init__(
-        self, blocks: int, block_size: int, groups: tuple[BlockGroup, ...] = (BlockGroup(None),), *, max_chunk: int = 0
+        self,
+        blocks: int,
+        block_size: int,
+        groups: tuple[BlockGroup, ...] = (BlockGroup(None),),
+        *,
+        max_chunk: int = 0,
+        constant: int = 0,
     ) -> None:
+        self.constant = constant
         self.blocks = blocks
         self.block_size = block_size
         self.groups = groups
@@ -52,7 +60,7 @@ class BlockPool:
 
     def held(self, computed: int, before: int) -> int:
         """Return the blocks of a sequence with ``computed`` tokens whose last step started at ``before``."""
-        held = -(-computed // self.block_size) * self.copies
+        held = self.constant + -(-computed // self.block_size) * self.copies
         for window, copies in self.windows:
             held -= copies * (max(0, before - window + 1) // self.block_size)
         return held
@@ -63,7 +71,7 @@ class BlockPool:
         A window group never holds more than the window and one step's tokens, so admission asks for
         no more than that (vLLM's admission cap).
         """
-        needed = -(-tokens // self.block_size) * self.copies
+        needed = self.constant + -(-tokens // self.block_size) * self.copies
         for window, copies in self.windows:
             most = -(-(window - 1 + self.max_chunk) // self.block_size) + 1
             needed -= copies * max(0, -(-tokens // self.block_size) - most)

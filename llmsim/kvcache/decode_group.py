@@ -8,7 +8,7 @@ heap is the next finish.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
@@ -120,6 +120,10 @@ class DecodeGroup:
     def _holds(self, sequence: Sequence, ticket: int) -> bool:
         """Say whether the heap entry of a joining still speaks of a member: who left and came back has a new one."""
         return sequence.slot is self and sequence.ticket == ticket
+
+    def served(self) -> Iterable[Sequence]:
+        """Return who gets a token from each of the steps scheduled last, in the order of joining."""
+        return self.members
 
     def retire(self) -> Many[Sequence]:
         """Let go, in the order of their joining, of all members whose last token has been scheduled."""

@@ -6,6 +6,9 @@ with the same chain takes them back out, and whoever needs a block when the name
 the oldest.  This is the order of vLLM's free queue (`BlockPool`, `FreeKVCacheBlockQueue`): a sequence's
 blocks are freed last block first, those without a name to the front, those with one to the back.
 
+A turn of a session is shareable to the end of its answer.  The blocks that an answer fills get their names when
+the sequence ends or is preempted: nobody can ask for them before that, so a leap over an answer only counts.
+
 Blocks whose content no other request can have are not kept one by one: the named blocks behind a
 sequence's shareable part are one run in the queue.  Evictions are made up late, when somebody next looks,
 so a leap that takes a thousand blocks only counts them.
@@ -13,14 +16,14 @@ so a leap that takes a thousand blocks only counts them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from llmsim.kvcache.blocks import BlockPool
+from llmsim.kvcache.names import BlockNames, Contents
 
 if TYPE_CHECKING:
     from llmsim.schedulers.sequence import Sequence
-    from llmsim.workload.request import Request
 
 
 NOTHING_FOUND = (0, 0)
@@ -52,11 +55,10 @@ class PrefixCache(BlockPool):
         blocks: usable blocks.
         block_size: tokens in a block.
         max_chunk: the most tokens one step computes of one sequence.
-        contents: what the shareable blocks of a request hold, in order; requests whose lists begin alike
-            share those blocks.  The default reads `Request.prefix`.
+        contents: what the shareable blocks of a request hold (see `BlockNames`).
     """
 
-    __slots__ = ("_cached", "_chains", "_contents", "_named_free", "_queue")
+    __slots__ = ("_cached", "_named_free", "_names", "_queue")
 
     def __init__(
         self,
@@ -64,15 +66,15 @@ class PrefixCache(BlockPool):
         block_size: int,
         *,
         max_chunk: int = 0,
-        contents: Callable[[Request, int], list[Hashable]] | None = None,
+        contents: Contents | None = None,
     ) -> None:
         super().__init__(blocks, block_size, max_chunk=max_chunk)
         # Nothing can be found before the first shareable block or the first preemption.
         self.caches = contents is not None
-        self._contents = contents or prefix_contents
-        self._chains: dict[tuple[int, Hashable], int] = {}
+        self._names = BlockNames(block_size, contents)
         self._cached: dict[int, list[Block]] = {}  # by name; the oldest of equal blocks is the one that is hit
-        self._queue: dict[Block | Run, None] = {}
+        # The front of a plain dict is a search past all that was deleted there.
+        self._queue: OrderedDict[Block | Run, None] = OrderedDict()
         self._named_free = 0
 
     # ------------------------------------------------------------------ names
@@ -80,14 +82,8 @@ class PrefixCache(BlockPool):
     def names(self, sequence: Sequence) -> list[int]:
         """Return the names of a sequence's shareable blocks: equal names mean equal tokens up to the block's end."""
         if sequence.names is None:
-            chains = self._chains
-            parent = 0
-            found = []
-            for content in self._contents(sequence.request, self.block_size):
-                parent = chains.setdefault((parent, content), len(chains) + 1)
-                found.append(parent)
-            sequence.names = found
-            self.caches = self.caches or bool(found)
+            sequence.names = self._names.of(sequence.request)
+            self.caches = self.caches or bool(sequence.names)
         return sequence.names
 
     def name(self, sequence: Sequence, tokens: int) -> None:
@@ -116,13 +112,16 @@ class PrefixCache(BlockPool):
             return NOTHING_FOUND
         self._evict()
         most = (sequence.total - 1) // self.block_size
-        hits = free = 0
+        hits = held = 0
+        cached = self._cached
         for name in names[:most]:
-            blocks = self._cached.get(name)
-            if not blocks:
-                return hits, free
+            blocks = cached.get(name)
+            if blocks is None:
+                return hits, hits - held
             hits += 1
-            free += not blocks[0].holders
+            if blocks[0].holders:
+                held += 1
+        free = hits - held
         run = sequence.own_run
         if run is not None and hits == len(names):
             own = min(run.count, most - hits)
@@ -132,14 +131,17 @@ class PrefixCache(BlockPool):
     def take(self, sequence: Sequence, hits: int) -> None:
         """Let a sequence hold the ``hits`` blocks that `match` found."""
         names = self.names(sequence)
-        for name in names[: min(hits, len(names))]:
-            block = self._cached[name][0]
+        cached, queue = self._cached, self._queue
+        found = [cached[name][0] for name in names[:hits]]
+        lay_free = 0
+        for block in found:
             if not block.holders:
-                del self._queue[block]
-                self._named_free -= 1
-                self.free -= 1
+                del queue[block]
+                lay_free += 1
             block.holders += 1
-            sequence.named.append(block)
+        sequence.named += found
+        self._named_free -= lay_free
+        self.free -= lay_free
         run = sequence.own_run
         if run is not None:
             # What is not taken back keeps its place in the queue, but nobody will ask for it again.
@@ -172,12 +174,15 @@ class PrefixCache(BlockPool):
             run = sequence.own_run = Run(own)
             self._queue[run] = None
             self._named_free += own
+        queue = self._queue
+        before = len(queue)
         for block in reversed(named):
             block.holders -= 1
             if not block.holders:
-                self._queue[block] = None
-                self._named_free += 1
-                self.free += 1
+                queue[block] = None
+        fallen_free = len(queue) - before
+        self._named_free += fallen_free
+        self.free += fallen_free
         sequence.named = []
         sequence.blocks = 0
 
@@ -198,21 +203,3 @@ class PrefixCache(BlockPool):
             equal.remove(oldest)
             if not equal:
                 del self._cached[oldest.name]
-
-
-def prefix_contents(request: Request, block_size: int) -> list[Hashable]:
-    """Return the contents of a request's shareable blocks, from the identifiers of its prefix.
-
-    An identifier stands for `Prefix.block_tokens` tokens, the last one for what is left of the prompt.  A block
-    of the engine lies in one or several of them; only blocks that the prompt fills are shareable.
-    """
-    prefix = request.prefix
-    if prefix is None:
-        return []
-    span, ids = prefix.block_tokens, prefix.hash_ids
-    covered = min(request.prompt_tokens, len(ids) * span)
-    contents: list[Hashable] = []
-    for start in range(0, covered - block_size + 1, block_size):
-        first, last = start // span, (start + block_size - 1) // span
-        contents.append((start % span, *ids[first : last + 1]))
-    return contents

@@ -31,7 +31,13 @@ _FORMATS = {
     r"(nvfp4|fp4)": "nvfp4",
     r"mxfp4": "mxfp4",
     r"(awq|gptq)(-int4|-4bit)?": "int4",
-    r"(gptq-int8|w8a8|int8|quantized\.w8a8)": "int8",
+    r"(w8a8|quantized\.w8a8)": "w8a8",
+    r"(gptq-int8|int8)": "int8",
+    r"(gguf-)?q4[-_]k[-_]m(-gguf)?": "q4_k_m",
+    r"(gguf-)?q5[-_]k[-_]m(-gguf)?": "q5_k_m",
+    r"(gguf-)?q6[-_]k(-gguf)?": "q6_k",
+    r"(gguf-)?q4[-_]0(-gguf)?": "q4_0",
+    r"(gguf-)?q8[-_]0(-gguf)?": "q8_0",
     r"(int4|4bit|w4a16|quantized\.w4a16)": "int4",
 }
 

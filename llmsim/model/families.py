@@ -12,6 +12,9 @@ from llmsim.errors import ModelError
 from llmsim.model.config import Config
 from llmsim.model.shape import Attention, FeedForward, Layer
 
+# The longest context of a recurrent model whose file names none: the architecture sets no limit.
+UNLIMITED = 131072
+
 
 @dataclass(frozen=True, slots=True)
 class Body:
@@ -26,6 +29,10 @@ class Body:
     hidden_default: int | None = None
     positions_default: int | None = None
     notes: tuple[str, ...] = ()
+    encoder: tuple[Layer, ...] = ()
+    encoder_only: bool = False
+    pooled: bool = False
+    rotary: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +194,15 @@ def falcon(config: Config) -> Body:
     attention = Attention(heads, kv_heads, hidden // heads)
     width = config.count("intermediate_size", 4 * hidden)
     small = small_of(attention, hidden, Dense(qkv_bias=bias, output_bias=bias, norms=2 * norms))
-    layer = Layer(attention, FeedForward(width, 2), small + (width + hidden) * bias)
+    parallel = new or config.flag("parallel_attn", True)
+    layer = Layer(attention, FeedForward(width, 2), small + (width + hidden) * bias, parallel=parallel)
     return Body((layer,) * layers, 2 * hidden, True, attention_bias=bias, positions_default=2048)
+
+
+def palm(config: Config) -> Body:
+    """PaLM: parallel layers, one KV head, SwiGLU, one norm a layer, tied (Chowdhery et al. 2022, section 2)."""
+    body = decoder(Dense(norms=1, tied=True, head_dim=256))(config)
+    return replace(body, layers=tuple(replace(layer, parallel=True) for layer in body.layers))
 
 
 _LAYER_NORM = Dense(qkv_bias=True, output_bias=True, mlp_bias=True, matrices=2, norms=4, final_norms=2)
@@ -230,6 +244,7 @@ DENSE: dict[str, Callable[[Config], Body]] = {
     "opt": opt,
     "bloom": bloom,
     "falcon": falcon,
+    "palm": palm,
 }  # fmt: skip
 DENSE["gemma3"] = DENSE["gemma3_text"]
 DENSE["mistral3"] = DENSE["mistral3_text"]

@@ -46,9 +46,11 @@ def gpt_oss(config: Config) -> Body:
     body = sparse_everywhere(
         Dense(qkv_bias=True, output_bias=True, head_dim=64), windows_alternating(2, 128)
     )(config)  # fmt: skip
-    hidden, experts = config.count("hidden_size"), body.layers[0].feed_forward
+    hidden, experts, attention = config.count("hidden_size"), body.layers[0].feed_forward, body.layers[0].attention
+    assert experts is not None
+    assert attention is not None
     biases = experts.experts * (1 + 2 * experts.intermediate_size + hidden)
-    sinks = body.layers[0].attention.heads
+    sinks = attention.heads
     return replace(
         body,
         layers=tuple(replace(layer, small_parameters=layer.small_parameters + biases + sinks) for layer in body.layers),

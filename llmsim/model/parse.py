@@ -7,18 +7,18 @@ from typing import Any
 from llmsim.errors import ModelError
 from llmsim.model import quantization
 from llmsim.model.config import Config
+from llmsim.model.encoders import ENCODERS
 from llmsim.model.families import DENSE, Body, Dense, decoder
+from llmsim.model.hybrids import HYBRIDS
 from llmsim.model.mixtures import MIXTURES
 from llmsim.model.shape import Layer, ModelShape
 
-FAMILIES: dict[str, Callable[[Config], Body]] = {**DENSE, **MIXTURES}
+FAMILIES: dict[str, Callable[[Config], Body]] = {**DENSE, **MIXTURES, **ENCODERS, **HYBRIDS}
 
-_ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "deberta-v2", "electra", "modernbert", "nomic_bert")
-_ENCODER_DECODERS = ("t5", "mt5", "umt5", "bart", "mbart", "pegasus", "whisper", "marian", "m2m_100", "t5gemma")
+_ENCODERS = ("deberta-v2", "electra", "modernbert", "nomic_bert")
+_ENCODER_DECODERS = ("bart", "mbart", "pegasus", "whisper", "marian", "m2m_100", "t5gemma")
 _RECURRENT = (
-    "mamba", "mamba2", "falcon_mamba", "jamba", "nemotron_h", "granitemoehybrid", "bamba", "zamba", "zamba2",
-    "qwen3_next", "qwen3_5_text", "qwen3_5", "qwen3_5_moe", "falcon_h1", "rwkv", "recurrent_gemma", "lfm2",
-    "minimax", "kimi_linear", "plamo2",
+    "bamba", "zamba", "zamba2", "falcon_h1", "rwkv", "recurrent_gemma", "lfm2", "minimax", "kimi_linear", "plamo2",
 )  # fmt: skip
 _RECURRENT_KEYS = (
     "hybrid_override_pattern", "layers_block_type", "ssm_state_size", "mamba_d_state", "mamba_num_heads",
@@ -43,7 +43,8 @@ def shape_of(content: Mapping[str, Any], *, name: str, source: str = "") -> Mode
     tied = config.whole.get("tie_word_embeddings", config.content.get("tie_word_embeddings"))
     hidden = config.count("hidden_size", body.hidden_default)
     projected = config.amount("word_embed_proj_dim", hidden)
-    longest = config.max_model_len(body.positions_default)
+    # With an encoder the prompt may be that long, and so may the answer.
+    longest = config.max_model_len(body.positions_default) * (2 if body.encoder else 1)
     return ModelShape(
         name=name,
         architecture=config.model_type,
@@ -62,15 +63,21 @@ def shape_of(content: Mapping[str, Any], *, name: str, source: str = "") -> Mode
         embedding_size=projected if projected != hidden else None,
         small_parameters=body.small_parameters,
         notes=body.notes,
+        mtp_layers=config.amount("num_nextn_predict_layers"),
+        encoder=body.encoder,
+        encoder_only=body.encoder_only,
+        pooled=body.pooled,
+        rotary=body.rotary,
+        static_scales=formats.static_scales,
     )
 
 
 def _within(layer: Layer, longest: int) -> Layer:
     """Return a layer without its window when no context can outgrow that."""
-    window = layer.attention.window
-    if window is None or window < longest:
+    attention = layer.attention
+    if attention is None or attention.window is None or attention.window < longest or attention.memory:
         return layer
-    return replace(layer, attention=replace(layer.attention, window=None, chunked=False))
+    return replace(layer, attention=replace(attention, window=None, chunked=False))
 
 
 def _family(config: Config) -> Callable[[Config], Body]:

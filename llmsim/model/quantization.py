@@ -10,11 +10,15 @@ from llmsim.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """Formats by name (see `llmsim.model.weights.FORMAT_BYTES`); None means not quantised."""
+    """Formats by name (see `llmsim.model.weights.FORMAT_BYTES`); None means not quantised.
+
+    ``static_scales``: activations are quantised with scales of the checkpoint.
+    """
 
     weights: str | None = None
     attention: str | None = None
     cache: str | None = None
+    static_scales: bool = False
 
 
 def read(where: str, content: Mapping[str, Any] | None, dtype: str) -> Quantization:
@@ -27,7 +31,25 @@ def read(where: str, content: Mapping[str, Any] | None, dtype: str) -> Quantizat
         return Quantization()
     method = str(content.get("quant_method", content.get("quant_algo", ""))).lower()
     weights = _weights(where, method, content)
-    return Quantization(weights, _attention(weights, content, dtype), _cache(content))
+    return Quantization(weights, _attention(weights, content, dtype), _cache(content), _static(method, content))
+
+
+def _static(method: str, content: Mapping[str, Any]) -> bool:
+    """Return whether the checkpoint brings scales for activations; else they are found anew for each token."""
+    if content.get("activation_scheme") is not None:
+        return bool(content["activation_scheme"] == "static")
+    activations = _group(content).get("input_activations")
+    if isinstance(activations, Mapping):
+        return activations.get("dynamic") is False
+    # ModelOpt calibrates the scales of fp8 and nvfp4 and writes them down.
+    return method == "modelopt" and "fp8" in str(content.get("quant_algo", "")).lower()
+
+
+def _group(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return compressed-tensors' first group of layers, empty where there is none."""
+    groups = content.get("config_groups")
+    group: object = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+    return group if isinstance(group, Mapping) else {}
 
 
 def _weights(where: str, method: str, content: Mapping[str, Any]) -> str:
@@ -61,9 +83,7 @@ def _integer(where: str, bits: object) -> str:
 
 def _compressed(where: str, content: Mapping[str, Any]) -> str:
     """Return the format of compressed-tensors' first group of layers."""
-    groups = content.get("config_groups")
-    group: object = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
-    weights = group.get("weights") if isinstance(group, Mapping) else None
+    weights, activations = (_group(content).get(name) for name in ("weights", "input_activations"))
     if not isinstance(weights, Mapping):
         raise ModelError(f"{where}: quantization_config: config_groups: says nothing of weights")
     bits, kind = weights.get("num_bits"), str(weights.get("type", "int"))
@@ -71,6 +91,8 @@ def _compressed(where: str, content: Mapping[str, Any]) -> str:
         return "fp8_block" if weights.get("strategy") == "block" else "fp8"
     if kind == "float" and bits == 4:
         return "mxfp4" if weights.get("group_size") == 32 else "nvfp4"
+    if bits == 8 and isinstance(activations, Mapping) and activations.get("num_bits") == 8:
+        return "w8a8"
     return _integer(where, bits)
 
 

@@ -4,7 +4,10 @@
 on the step is folded into a few numbers beforehand.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +28,11 @@ from llmsim.performance.kernels import (
     decode_attention,
     latent_decode_attention,
 )
+
+if TYPE_CHECKING:
+    from llmsim.performance.residuals import Residuals
+
+Factors = Callable[..., Array]
 
 # Contexts of a batch differ, and the kernel waits for the longest ones: measured against a batch whose contexts all
 # equal the mean, 1.02 in the median and 1.10-1.17 at p90 (performance model 2.3, 1311 points).
@@ -49,6 +57,8 @@ class GroupAttention:
         self.head_dim = LATENT_HEAD_DIM if self.latent else attention.head_dim
         self.window = attention.window
         self.chunked = attention.chunked
+        self.bidirectional = attention.bidirectional
+        self.global_tokens = attention.global_tokens
         self._chip = known.chip
         kernel = self.number.kernel
         self.prefill_known = known.latent_prefill(kernel) if self.latent else known.prefill(kernel)
@@ -57,12 +67,26 @@ class GroupAttention:
             self.decode_known = known.latent_decode(kernel)
         else:
             self.decode_known = known.decode(kernel, grouped=self.heads > self.kv_heads)
+        self._prefill_factor, self._decode_factor = self._factors(known.residuals, kernel)
         mixed = None if self.latent else known.mixed(kernel)
         self._fold_prefill(self.prefill_known.fit)
         self._fold_decode(self.decode_known.fit)
         self._mixed = mixed.fit if mixed else None
         if mixed:
             self._fold_mixed(mixed.fit)
+
+    def _factors(self, residuals: Residuals | None, kernel: str) -> tuple[Factors | None, Factors | None]:
+        """Return what measured kernels say beside the formulas of prefill and decode; None where they say nothing."""
+        if not residuals:
+            return None, None
+        if self.latent:
+            names, key, heads = ("mla_prefill", "mla_decode"), (kernel,), (self.heads,)
+            return tuple(residuals.surface(name, key, heads) for name in names)  # type: ignore[return-value]
+        both = (self.heads, self.kv_heads)
+        return (
+            residuals.surface("attn_prefill", (kernel, self.head_dim), both),
+            residuals.surface("attn_decode", (kernel, self.head_dim), both),
+        )
 
     def decode(self, batch: Array, context: Array) -> Price:
         """Price one layer's decode attention of ``batch`` sequences at mean attended length ``context``."""
@@ -74,15 +98,23 @@ class GroupAttention:
             price = decode_attention(
                 fit, self._chip, batch, context, self.heads, self.kv_heads, self.head_dim, cache_bytes=cache_bytes
             )
+        if self._decode_factor is not None:
+            price = price.times(self._decode_factor(batch, context))
         skew = np.where(np.asarray(batch) > 1, SKEW, 1.0)
         return Price(price.launch, price.compute * skew, price.memory * skew)
 
     def mixed(
-        self, chunks: Sequence[tuple[int, int]], decodes: int, context_sum: float, longest: float
+        self,
+        chunks: Sequence[tuple[int, int]],
+        decodes: int,
+        context_sum: float,
+        longest: float,
+        queries: float = 1.0,
     ) -> tuple[float, float]:
         """Price all layers for a step with prefill ``chunks`` (new tokens, prefix) beside ``decodes`` decode rows.
 
-        ``context_sum`` and ``longest`` are attended tokens of the decode rows: the sum and the largest.
+        ``context_sum`` and ``longest`` are attended tokens of the decode rows: the sum and the largest; each row has
+        ``queries`` tokens (drafts), which read the cache once and share a tile of the tensor cores.
 
         Returns:
             seconds, and the share of them that is bound by compute; the rest is memory, launch included.
@@ -90,21 +122,37 @@ class GroupAttention:
         if not chunks:
             if not decodes:
                 return 0.0, 0.0
-            seconds, compute = self._decode_step(decodes, context_sum)
+            seconds, compute = self._decode_step(decodes, context_sum, queries)
             seconds += self._decode_t0
+            seconds, compute = self._decode_measured(seconds, compute, decodes, context_sum)
         elif self._mixed is not None:
             seconds, compute = self._mixed_step(self._mixed, chunks, decodes, context_sum, longest)
         else:
             seconds, compute = self._prefill_step(chunks)
+            if self._prefill_factor is not None:
+                count = len(chunks)
+                new, prefix = (sum(part) / count for part in zip(*chunks, strict=True))
+                factor = float(self._prefill_factor(count, new, prefix)[0])
+                seconds, compute = seconds * factor, compute * factor
             if decodes:
-                more, more_compute = self._decode_step(decodes, context_sum)
+                more, more_compute = self._decode_step(decodes, context_sum, queries)
+                more, more_compute = self._decode_measured(more, more_compute, decodes, context_sum)
                 seconds += more
                 compute += more_compute
         return seconds * self.layers, compute / seconds
 
+    def _decode_measured(self, seconds: float, compute: float, decodes: int, context_sum: float) -> tuple[float, float]:
+        """Return the two with what measured kernels say of ``decodes`` sequences at their mean context."""
+        if self._decode_factor is None:
+            return seconds, compute
+        factor = float(self._decode_factor(decodes, context_sum / decodes)[0])
+        return seconds * factor, compute * factor
+
     def _seen(self, queries: int, prefix: int) -> float:
         """Return the key positions that a chunk's queries see in all (see `kernels.attended`)."""
         window = self.window
+        if self.bidirectional:
+            return _seen_both_ways(queries, window, self.global_tokens)
         if window is None or queries + prefix <= window:
             return queries * (prefix + queries / 2)
         if self.chunked:
@@ -162,6 +210,7 @@ class GroupAttention:
         if isinstance(fit, LatentDecodeFit):
             width = LATENT_WIDTH * cache_bytes
             self._stream_s, self._row_s = width / bandwidth, fit.ti_ns * 1e-9
+            self._group, self._least_group = float(self.heads), float(fit.nh_pad)
             work = 2 * (LATENT_WIDTH + LATENT_VALUE_WIDTH) * max(self.heads, fit.nh_pad)
             self._dot_s = work / (chip.bf16 * fit.e_c)
             self._walk_s = width / (fit.r1_GBps * 1e9)
@@ -170,6 +219,7 @@ class GroupAttention:
             self._item = fit.h_item / self.kv_heads
             self._stream_s = 2 * elements * cache_bytes / bandwidth
             self._row_s = fit.ti_ns * 1e-9 * elements / 128
+            self._group, self._least_group = self.heads / self.kv_heads, float(MIN_GROUP)
             group = max(self.heads / self.kv_heads, MIN_GROUP)
             self._dot_s = 4 * elements * group / (chip.bf16 * fit.e_c)
             alone = self.heads <= self.kv_heads
@@ -178,11 +228,15 @@ class GroupAttention:
         self._decode_p = min(max(fit.p, 1.0), 10.0)
         self._decode_t0 = fit.t0_us * 1e-6
 
-    def _decode_step(self, decodes: int, context_sum: float) -> tuple[float, float]:
+    def _decode_step(self, decodes: int, context_sum: float, queries: float = 1.0) -> tuple[float, float]:
         mean = context_sum / decodes
         p = self._decode_p
         streaming = (context_sum * self._stream_s * (1 + self._item / decodes)) ** p
-        compute = (context_sum * self._dot_s) ** p
+        dot_s = self._dot_s
+        if queries != 1.0:
+            least = self._least_group
+            dot_s *= max(self._group * queries, least) / max(self._group, least)
+        compute = (context_sum * dot_s) ** p
         rows = (decodes * self._row_s) ** p
         every = streaming + compute + (mean * self._walk_s) ** p + rows
         norm: float = every ** (1 / p)
@@ -219,6 +273,17 @@ class GroupAttention:
         norm: float = all_three ** (1 / p)
         compute = (work * seen / (seen + rows) + chunk_path) / all_three
         return fit.t0_us * 1e-6 + norm, norm * compute
+
+
+def _seen_both_ways(queries: int, window: int | None, global_tokens: int) -> float:
+    """Return the key positions seen in an encoder: all, or half a window on either side and the global tokens.
+
+    Global tokens are seen by all and see all (Beltagy et al. 2020, section 3.1).
+    """
+    if window is None or queries <= window // 2:
+        return float(queries) * queries
+    half = window / 2
+    return queries * 2 * half - half * half + 2.0 * global_tokens * queries
 
 
 def _seen_chunked(end: int, window: int) -> float:

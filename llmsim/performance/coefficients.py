@@ -12,7 +12,7 @@ Every answer says which layer it comes from and what error was measured there.  
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmsim import catalog
 from llmsim.errors import CatalogError
@@ -21,6 +21,7 @@ from llmsim.performance.fits import (
     Chip,
     CollectiveFit,
     DecodeFit,
+    ExchangeFit,
     ExpertsFit,
     GemmFit,
     LatentDecodeFit,
@@ -28,6 +29,9 @@ from llmsim.performance.fits import (
     PrefillFit,
     StreamFit,
 )
+
+if TYPE_CHECKING:
+    from llmsim.performance.residuals import Residuals
 
 Fit = TypeVar("Fit")
 AnyFit = TypeVar("AnyFit", covariant=True)
@@ -40,6 +44,8 @@ LAYERS = (FITTED, OTHER_STACK, SIBLING, DATA_SHEET)  # most trusted first
 # A stack's own fit with a larger median error than this (per cent) is worse than another stack's good one:
 # the kernel's step heuristics defeated the formula, and its constants lie at the bounds of the fit.
 UNUSABLE = 25.0
+# The lower bound of the fits of experts.
+LEAST_BANDWIDTH_SHARE = 0.2
 
 # Which tables to try, nearest first.  vidur is the vLLM of 2023.
 NEAREST: Mapping[str, tuple[str, ...]] = {
@@ -72,6 +78,8 @@ class Coefficients:
 
     ``stack`` is vllm, trtllm, sglang or vllm-2023, with an optional ``@version`` that is only quoted.
 
+    ``residuals`` are tables of measured kernels that correct the formulas, if somebody sets them.
+
     Raises:
         CatalogError: the device names a file of fitted constants that does not exist.
     """
@@ -93,6 +101,7 @@ class Coefficients:
         self._default = _tables("default")
         self._kind = "cpu" if device.kind == "cpu" else "any"
         self.chip = self._chip()
+        self.residuals: Residuals | None = None
 
     def gemm(self, kernel: str) -> Known[GemmFit]:
         """Return the constants of matrix products: ``kernel`` is bfloat16, fp8, fp8_block or nvfp4."""
@@ -138,8 +147,16 @@ class Coefficients:
         return self._find("mla_generation", f"kv{cache_kernel}", LatentDecodeFit, ("kvbfloat16",))
 
     def experts(self, kernel: str) -> Known[ExpertsFit]:
-        """Return the constants of fused mixture-of-experts kernels."""
-        return self._find("moe", kernel, ExpertsFit, ())
+        """Return the constants of fused mixture-of-experts kernels.
+
+        A fit whose share of the memory's bandwidth ended at the search's lower bound has put the reading of weights
+        into other terms, and is far too slow for larger experts than it has seen.  So for fp8 the constants of
+        block-scaled fp8 stand in, which move the same bytes.
+        """
+        known = self._find("moe", kernel, ExpertsFit, ())
+        if kernel == "fp8" and known.fit.e_bw <= LEAST_BANDWIDTH_SHARE:
+            return self._find("moe", "fp8_block", ExpertsFit, ())
+        return known
 
     def collective(self, library: str, operation: str, ranks: int) -> Known[CollectiveFit] | None:
         """Return the constants of a collective of ``library`` (nccl, or vllm for its custom all-reduce), or None."""
@@ -147,6 +164,16 @@ class Coefficients:
         if row is None:
             return None
         return self._known(row, CollectiveFit, self._measured(), f"{self.device.performance} {library}")
+
+    def expert_exchange(self, mode: str, direction: str, nodes: int) -> Known[ExchangeFit] | None:
+        """Return the constants of DeepEP over ``nodes`` nodes of 8 devices, or None where nothing was measured.
+
+        ``mode`` is ll (low latency, for decode) or normal (for prefill), ``direction`` dispatch or combine.
+        """
+        row = self._row(self._own, "deepep", f"{mode}_{direction}_nodes{nodes}")
+        if row is None:
+            return None
+        return self._known(row, ExchangeFit, self._measured(), f"{self.device.performance} deepep")
 
     def stream(self, kernel: str) -> StreamFit:
         """Return the constants of an element-wise kernel: norm, rope, act, add or embedding."""
@@ -222,6 +249,8 @@ class Coefficients:
         if half not in ("bf16", "fp16"):
             self._warn(f"device {self.device.name}: no bf16 or fp16 peak, matrix products run at {half}")
         peaks["bf16"] = peaks[half]
+        if self.device.sparsity == "2:4":
+            peaks |= {f"{name}_2_4": 2 * peak for name, peak in peaks.items()}
         return Chip(self.device.memory_bandwidth, float(self.device.multiprocessors), peaks)
 
     def _warn(self, message: str) -> None:

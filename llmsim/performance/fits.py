@@ -131,6 +131,14 @@ class CollectiveFit:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeFit:
+    """Constants of `expert_exchange`."""
+
+    a_us: float
+    B_GBps: float
+
+
+@dataclass(frozen=True, slots=True)
 class StreamFit:
     """Constants of `stream`."""
 

@@ -1,10 +1,11 @@
 """How a number format is computed: which kernel runs, at which peak, and how many bytes it moves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmsim.model.weights import format_bytes_per_element
 
+SPARSE = "_2_4"  # ending of formats of which two of each four weights are zero
 _NATIVE = ("fp8", "fp8_block", "nvfp4")  # both factors of the product are in the format
 
 
@@ -32,11 +33,19 @@ def weights(name: str, peaks: Mapping[str, float]) -> Number:
         InputError: the format is unknown.
     """
     size = format_bytes_per_element(name)
+    if name.endswith(SPARSE):
+        dense = weights(name.removesuffix(SPARSE), peaks)
+        fast = f"{dense.compute}{SPARSE}"
+        said = f"{name} weights: 2:4 kernels were never measured, priced as dense ones with fewer bytes"
+        said += " and twice the peak" if fast in peaks else ""
+        return replace(dense, compute=fast if fast in peaks else dense.compute, weight_bytes=size, warning=said)
     if name in ("bf16", "fp16"):
         return Number("bfloat16", name if name in peaks else "bf16", size, 2.0)
-    if name == "fp32":
-        wide = next((peak for peak in ("tf32", "fp32") if peak in peaks), "bf16")
+    if name in ("fp32", "tf32"):
+        wide = next((peak for peak in (name, "fp32", "tf32") if peak in peaks), "bf16")
         return Number("bfloat16", wide, size, 4.0)
+    if name == "w8a8" and "int8" in peaks:
+        return Number("bfloat16", "int8", size, 1.0, "w8a8 weights: priced as 16-bit kernels at the peak of int8")
     peak = name.removesuffix("_block")
     if name in _NATIVE and peak in peaks:
         return Number(name, peak, size, size)

@@ -10,22 +10,32 @@ layers, plus 0.30-0.38 ms a sequence.
 import numpy as np
 
 from llmsim.performance.coefficients import Coefficients
+from llmsim.performance.correction import NEUTRAL, StackCorrection
 from llmsim.performance.kernels import Array
 
 
 class HostWork:
     """Seconds of host work a step for a stage of ``layers`` layers.
 
-    ``bounds`` says that host and device run side by side, so that a step takes the longer of the two.
+    ``bounds`` says that host and device run side by side, so that a step takes the longer of the two.  What
+    ``correction`` says replaces what the tables say.
     """
 
-    def __init__(self, known: Coefficients, layers: int, *, eager: bool) -> None:
+    def __init__(self, known: Coefficients, layers: int, *, eager: bool, correction: StackCorrection = NEUTRAL) -> None:
         old = known.stack == "vllm-2023"
         self.bounds = eager or old
         name = "vllm-2023" if old else "eager" if eager else "graph"
         row = known.own("host", name) or known.default("host", name)
-        self.step_s = (float(row["step_us"]) + layers * float(row["layer_us"])) * 1e-6
-        self.sequence_s = float(row["sequence_us"]) * 1e-6
+        step_us, layer_us, sequence_us = (
+            float(row[name]) if own is None else own
+            for name, own in (
+                ("step_us", correction.step_us),
+                ("layer_us", correction.layer_us),
+                ("sequence_us", correction.sequence_us),
+            )
+        )
+        self.step_s = (step_us + layers * layer_us) * 1e-6
+        self.sequence_s = sequence_us * 1e-6
 
     def seconds(self, sequences: Array, tokens: Array) -> Array:
         """Return the seconds of a step; ``tokens`` do not matter on any stack that was measured."""

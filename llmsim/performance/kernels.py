@@ -16,6 +16,7 @@ from llmsim.performance.fits import (
     Chip,
     CollectiveFit,
     DecodeFit,
+    ExchangeFit,
     ExpertsFit,
     GemmFit,
     LatentDecodeFit,
@@ -46,6 +47,10 @@ class Price:
     def total(self) -> Array:
         """Duration of the kernel in seconds."""
         return self.launch + self.compute + self.memory
+
+    def times(self, factor: Array | float) -> "Price":
+        """Return the price of a kernel that takes ``factor`` as long, in the same parts."""
+        return Price(self.launch * factor, self.compute * factor, self.memory * factor)
 
 
 def p_norm(p: float, *terms: ArrayLike) -> tuple[Array, list[Array]]:
@@ -309,6 +314,16 @@ def collective(fit: CollectiveFit, operation: str, ranks: int, size: ArrayLike, 
     p = _clip(fit.p, 1.2, 8)
     best = np.minimum(quick, bulk)
     return np.asarray(best * ((best / quick) ** p + (best / bulk) ** p) ** (-1 / p))
+
+
+def expert_exchange(fit: ExchangeFit, tokens: ArrayLike, hidden: int, per_token: int, *, element_bytes: float) -> Array:
+    """Return the seconds of DeepEP sending each rank's ``tokens`` to the ranks of their experts, or of the way back.
+
+    Source: performance model 2.7, ``a + tokens x topk x hidden x bytes / B``, fitted to DeepEP's low-latency and
+    normal kernels; a is latency, B what a rank achieves.
+    """
+    size = np.asarray(tokens, dtype=np.float64) * per_token * hidden * element_bytes
+    return np.asarray(fit.a_us * 1e-6 + size / (fit.B_GBps * 1e9))
 
 
 def stream(fit: StreamFit, chip: Chip, moved_bytes: ArrayLike) -> Price:

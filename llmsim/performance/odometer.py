@@ -27,7 +27,9 @@ def kind_seconds(log: StepLog, costs: Sequence[StepCost]) -> tuple[tuple[Kind, .
     over the stages; the rest is a bubble.
     """
     columns = log.columns()
-    kinds = (*costs[0].prices.kinds, BUBBLE)
+    kinds = (*costs[0].kinds, BUBBLE)
+    if log.speculation is not None:
+        columns = {**columns, "draft_s": log.speculation.draft_s()}
     if not len(log):
         return kinds, np.zeros((0, len(kinds)))
     work = np.asarray(sum(cost.kind_seconds(columns) for cost in costs)) / len(costs)
@@ -57,9 +59,7 @@ def read_odometers(engines: Sequence[Any], wall_s: float) -> tuple[tuple[Kind, .
     return bill_kinds(names), np.array(lanes)
 
 
-def _bill(
-    records: list[Record], rows: list[list[tuple[int, int]]], seconds: Floats, kinds: tuple[Kind, ...]
-) -> None:
+def _bill(records: list[Record], rows: list[list[tuple[int, int]]], seconds: Floats, kinds: tuple[Kind, ...]) -> None:
     """Write each record's bill from the rows of the log in which it ran."""
     if not records:
         return

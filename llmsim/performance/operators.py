@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsim.model.shape import Attention, FeedForward
+from llmsim.model.shape import Attention, FeedForward, Lstm, Recurrent
 from llmsim.model.weights import kv_heads_of_rank
 from llmsim.performance import kernels
 from llmsim.performance.coefficients import Coefficients, Known
@@ -34,16 +34,22 @@ class Operators:
 
     def __init__(self, known: Coefficients, hidden: int, tensor: int, plain: Matrices) -> None:
         self._chip = known.chip
+        self._residuals = known.residuals
         self._hidden = hidden
         self._tensor = tensor
         self._plain = plain  # 16-bit matrices: router, head
         self._norm, self._rope = known.stream("norm"), known.stream("rope")
         self._activation, self._embedding = known.stream("act"), known.stream("embedding")
 
+    @property
+    def hidden(self) -> int:
+        """Elements of a token between layers."""
+        return self._hidden
+
     def gemm(self, matrices: Matrices, rows: Array, columns: float, depth: float) -> Price:
         """Price a product with a (depth x columns) matrix for ``rows`` tokens."""
         number = matrices.number
-        return kernels.gemm(
+        price = kernels.gemm(
             matrices.known.fit,
             self._chip,
             rows,
@@ -53,6 +59,9 @@ class Operators:
             weight_bytes=number.weight_bytes,
             activation_bytes=number.activation_bytes,
         )
+        if not self._residuals:
+            return price
+        return price.times(self._residuals.line("gemm", (number.kernel,), (columns, depth), rows))
 
     def norms(self, tally: Tally, tokens: Array, count: int) -> None:
         """Add ``count`` normalisations; they are counted to attention."""
@@ -69,12 +78,44 @@ class Operators:
         else:
             kv_heads = kv_heads_of_rank(attention, self._tensor)
             head_dim = attention.head_dim
-            shapes = [((heads + 2 * kv_heads) * head_dim, self._hidden), (self._hidden, heads * head_dim)]
+            queries = 2 * heads if attention.gated else heads
+            shapes = [((queries + 2 * kv_heads) * head_dim, self._hidden), (self._hidden, heads * head_dim)]
             rotated = (heads + kv_heads) * head_dim
+        if attention.global_tokens:  # every token has keys and values of a second kind, for the global ones
+            shapes.append((2 * heads * attention.head_dim, self._hidden))
         for columns, depth in shapes:
             tally.add("attention", self.gemm(matrices, tokens, columns, depth), count)
         if rotary:
             tally.add("attention", self._stream(self._rope, 2 * rotated, tokens), count)
+
+    def cross(self, tally: Tally, attention: Attention, matrices: Matrices, tokens: Array, count: int) -> None:
+        """Add the query and output products of ``count`` cross attentions; keys and values are the encoder's work."""
+        width = -(-attention.heads // self._tensor) * attention.head_dim
+        tally.add("attention", self.gemm(matrices, tokens, width, self._hidden), count)
+        tally.add("attention", self.gemm(matrices, tokens, self._hidden, width), count)
+
+    def recurrent(self, tally: Tally, block: Recurrent | Lstm, matrices: Matrices, tokens: Array, count: int) -> None:
+        """Add what ``count`` recurrent blocks do for each token alone: products in and out, convolution, gate.
+
+        The part that passes from token to token is `RecurrentGroup`'s and `LstmGroup`'s.
+        """
+        if isinstance(block, Lstm):
+            columns = -(-block.directions * 4 * block.hidden_size // self._tensor)
+            tally.add("attention", self.gemm(matrices, tokens, columns, block.input_size), count)
+            return
+        inner, channels = -(-block.inner // self._tensor), -(-block.channels // self._tensor)
+        columns = inner + channels + (0 if block.kind == "mamba" else -(-block.heads // self._tensor))
+        tally.add("attention", self.gemm(matrices, tokens, columns, self._hidden), count)
+        if block.kind == "mamba":
+            tally.add("attention", self.gemm(matrices, tokens, block.rank + 2 * block.state_size, inner), count)
+            tally.add("attention", self.gemm(matrices, tokens, inner, block.rank), count)
+        tally.add("attention", self._stream(self._activation, 2 * channels, tokens), count)  # convolution
+        tally.add("attention", self._stream(self._activation, 3 * inner, tokens), count)  # gate and norm
+        tally.add("attention", self.gemm(matrices, tokens, self._hidden, inner), count)
+
+    def pooler(self, tally: Tally, rows: Array) -> None:
+        """Add the square matrix at the end of an encoder."""
+        tally.add("head", self.gemm(self._plain, rows, self._hidden, self._hidden))
 
     def feed_forward(
         self, tally: Tally, width: int, gated: int, matrices: Matrices, tokens: Array, count: int, operator: str
@@ -103,6 +144,9 @@ class Operators:
             compute=number.compute,
             weight_bytes=number.weight_bytes,
         )
+        if self._residuals:
+            sizes = (self._hidden, block.intermediate_size, block.experts_per_token, block.experts, self._tensor, 1)
+            price = price.times(self._residuals.line("moe", (number.kernel, *sizes), (), tokens))
         tally.add("experts", price, count)
         tally.add("experts", self.gemm(self._plain, tokens, block.experts, self._hidden), count)
         if block.shared_intermediate_size:
@@ -113,10 +157,10 @@ class Operators:
         """Add the look-up of tokens, and of positions where they are learned."""
         tally.add("embedding", self._stream(self._embedding, 2 * self._hidden, tokens), lookups)
 
-    def head(self, tally: Tally, rows: Array, vocabulary: int, width: int) -> None:
-        """Add the last norm and the output matrix, which stays 16 bit, for the sampled ``rows``."""
+    def head(self, tally: Tally, rows: Array, vocabulary: int, width: int, matrices: Matrices | None = None) -> None:
+        """Add the last norm and the output matrix, which stays 16 bit unless said, for the sampled ``rows``."""
         tally.add("head", self._stream(self._norm, 2 * self._hidden, rows))
-        tally.add("head", self.gemm(self._plain, rows, -(-vocabulary // self._tensor), width))
+        tally.add("head", self.gemm(matrices or self._plain, rows, -(-vocabulary // self._tensor), width))
 
     def _stream(self, fit: StreamFit, elements: float, tokens: Array) -> Price:
         return kernels.stream(fit, self._chip, ACTIVATION_BYTES * elements * tokens)

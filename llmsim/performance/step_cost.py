@@ -202,6 +202,8 @@ class StepCost:
         self._hidden_host = options.async_scheduling or prices.host_bound
         self._stretch = host_stretch if host else 0.0
         self._mixed_attention = prices.mixed_attention
+        # Through an encoder a prompt does not pass the decoder's layers, which begin with one token of their own.
+        self._prompts_apart = bool(getattr(prices, "prompts_apart", False))
         self._batches = max(options.max_num_seqs, 1)
         self._most = min(options.max_num_batched_tokens, MOST_TABULATED)
         self._build()
@@ -288,6 +290,8 @@ class StepCost:
         tokens = decodes
         for new, _ in chunks:
             tokens += new
+        if self._prompts_apart:
+            tokens = decodes + len(chunks)
         padded = self.options.padded(tokens)
         linear = self._linear[padded] if padded < len(self._linear) else self._price_linear(padded)
         attention = compute = 0.0
@@ -317,6 +321,11 @@ class StepCost:
         return float(talk / self.decode_step(count, attended))
 
     # ------------------------------------------------------------------ odometer
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What the rows of `kind_seconds` stand for."""
+        return self.prices.kinds
 
     def kind_seconds(self, columns: dict[str, Floats]) -> Floats:
         """Return the seconds of each kind of work in one step of each row of a step log: [kinds, rows].

@@ -7,6 +7,8 @@ from datetime import datetime
 from importlib import metadata
 from typing import Any
 
+from llmsim.results.estimates import Estimate
+from llmsim.results.metrics import measure
 from llmsim.results.outcome import Outcome
 
 SCHEMA_VERSION = 1
@@ -29,6 +31,7 @@ def summary(outcome: Outcome, *, created: str | None = None) -> dict[str, Any]:
         "scenario_sha256": setup.scenario_sha256,
         "seed": outcome.seed,
         "engine": setup.engine,
+        "scheduler": setup.scheduler,
         "model": setup.model,
         "cluster": {"devices": setup.devices, "plan": setup.plan, "formats": setup.formats, "replicas": setup.replicas},
         "kv_cache": {"blocks": setup.blocks, "block_tokens": setup.block_tokens, "origin": setup.blocks_origin},
@@ -41,6 +44,11 @@ def summary(outcome: Outcome, *, created: str | None = None) -> dict[str, Any]:
         "stopped": outcome.stopped,
         "warnings": [*outcome.warnings, *outcome.notes()],
         "metrics": outcome.metrics,
+        "ci95": {key: _ends(estimate) for key, estimate in outcome.intervals().items()},
+        "not_estimable": {key: one.reason for key, one in outcome.intervals().items() if not one.estimable},
+        "saturated": outcome.steadiness.saturated,
+        "settled": outcome.steadiness.settled,
+        "warmup_requests": len(outcome.records) - len(outcome.measured_records()),
         "resources": outcome.resources,
         "counts": outcome.counts,
         "time_by_resource_s": outcome.time_by_resource(),
@@ -48,6 +56,8 @@ def summary(outcome: Outcome, *, created: str | None = None) -> dict[str, Any]:
         "cycles_per_token": outcome.cycles_per_token(),
         "goodput": dict(outcome.goodput) if outcome.goodput is not None else None,
         "slo": outcome.slo_results(),
+        **({"joined": measure(outcome.joined, percentiles=outcome.percentiles)} if outcome.joined else {}),
+        **({"speculative_decoding": outcome.speculation} if outcome.speculation else {}),
     }
 
 
@@ -95,7 +105,8 @@ def vllm_bench_json(outcome: Outcome, *, date: str | None = None, detailed: bool
     if detailed:
         result |= _per_request(outcome)
     latencies = ("_ttft_ms", "_tpot_ms", "_itl_ms", "_e2el_ms")
-    return result | {key: value for key, value in metrics.items() if key.endswith(latencies)}
+    timed = {key: value for key, value in metrics.items() if key.endswith(latencies)}
+    return result | timed | outcome.speculation
 
 
 def dump(content: dict[str, Any]) -> str:
@@ -112,6 +123,11 @@ FORMATS: dict[str, tuple[str, Callable[[Outcome, str | None], dict[str, Any]]]] 
     "vllm-bench": ("vllm_bench.json", lambda outcome, created: vllm_bench_json(outcome, date=_date(created))),
 }
 """Name -> (file, content) of each format that a run can be saved in."""
+
+
+def _ends(estimate: Estimate) -> list[float] | None:
+    """Return the ends of an interval as JSON has them, None where there is none."""
+    return None if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
 
 
 def _versions() -> dict[str, str]:

@@ -113,7 +113,7 @@ def measure(
     samples: dict[str, tuple[Floats, Integers | None]] = {
         "ttft": (_present(measured.ttft), None),
         "tpot": (_present(measured.tpot), None),
-        "itl": pooled([log.gaps(since_s) for log in steps]),
+        "itl": pooled([log.client_gaps(since_s) for log in steps]),
         "e2el": (measured.e2el, None),
         "queue_time": (_present(measured.queue_time), None),
     }

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmsim.results import occupancy
-from llmsim.results.metrics import DEFAULT_PERCENTILES, Metrics, measure
+from llmsim.results.confidence import confidence_intervals, withheld
+from llmsim.results.estimates import Estimate
+from llmsim.results.metrics import DEFAULT_PERCENTILES, Metrics, measure, timings
 from llmsim.results.odometer import IDLE_RESOURCES, Floats, Kind, by_operator, by_resource
 from llmsim.results.percentiles import label, thin
 from llmsim.results.records import Record
 from llmsim.results.setup import Setup
+from llmsim.results.speculation import figures
+from llmsim.results.steadiness import Steadiness, steadiness, warm_up
 from llmsim.results.steps import StepLog
 
 STATUSES = ("finished", "rejected", "cancelled", "failed")
@@ -36,8 +40,12 @@ class Outcome:
         percentiles: the percentages that `metrics` has.
         goodput: the most milliseconds of a good request, by metric, or None.
         slo: targets, by the key of a metric, or None.
-        warmup_requests: how many requests, in the order of arrival, the metrics leave out.
+        warmup_requests: how many requests, in the order of arrival, the metrics leave out; None: as many as
+            `warm_up` finds.
         warmup_s: requests that arrive within this many seconds of the first one are left out too.
+        pieces: of each finished request that was preempted, by its id: first and last row (inclusive) of its
+            replica's log in which it ran, from each admission to the next preemption.
+        joined: the records of requests as they were asked, where long inputs were cut into pieces; else empty.
     """
 
     records: list[Record]
@@ -54,9 +62,14 @@ class Outcome:
     percentiles: Sequence[float] = DEFAULT_PERCENTILES
     goodput: Mapping[str, float] | None = None
     slo: Mapping[str, float] | None = None
-    warmup_requests: int = 0
+    warmup_requests: int | None = 0
     warmup_s: float = 0.0
+    pieces: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    joined: list[Record] = field(default_factory=list)
     _metrics: Metrics | None = field(default=None, init=False, compare=False)
+    _found: tuple[int | None] | None = field(default=None, init=False, compare=False)
+    _steadiness: Steadiness | None = field(default=None, init=False, compare=False)
+    _intervals: dict[tuple[float, ...], dict[str, Estimate]] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def metrics(self) -> Metrics:
@@ -67,18 +80,55 @@ class Outcome:
 
     def measure(self, percentiles: Sequence[float]) -> Metrics:
         """Return the metrics with other ``percentiles`` (0..100) than those of the run."""
-        if not self.warmup_requests and not self.warmup_s:
-            return measure(self.records, self.steps, percentiles=percentiles, goodput=self.goodput)
-        records = self.measured_records()
-        since = min((record.arrival_s for record in records), default=math.inf)
+        records, since = self._measured()
         return measure(records, self.steps, percentiles=percentiles, goodput=self.goodput, since_s=since)
+
+    def _measured(self) -> tuple[list[Record], float]:
+        """Return the records that are measured, and the moment from which gaps between tokens are."""
+        if self.warmup_requests == 0 and not self.warmup_s:
+            return self.records, -math.inf
+        records = self.measured_records()
+        return records, min((record.arrival_s for record in records), default=math.inf)
 
     def measured_records(self) -> list[Record]:
         """Return the records that the metrics are made of: all but the warm-up, in the order of arrival."""
         start = min((record.arrival_s for record in self.records), default=0.0)
-        return [
-            record for record in self.records[self.warmup_requests :] if record.arrival_s - start >= self.warmup_s
-        ]
+        skipped = (self.found_warmup or 0) if self.warmup_requests is None else self.warmup_requests
+        return [record for record in self.records[skipped:] if record.arrival_s - start >= self.warmup_s]
+
+    @property
+    def found_warmup(self) -> int | None:
+        """How many requests, in the order of arrival, warm up, by MSER-5 of their latencies; None: no end in sight."""
+        if self._found is None:
+            measured = timings(self.records)
+            cut = warm_up(measured.e2el)
+            # Of the requests that finished; all that came before the first one that counts are left out.
+            since = math.inf if cut is None else measured.arrival_s[cut]
+            self._found = (None if cut is None else int(sum(record.arrival_s < since for record in self.records)),)
+        return self._found[0]
+
+    @property
+    def steadiness(self) -> Steadiness:
+        """Whether the backlog stopped growing (`llmsim.results.steadiness`), computed once."""
+        if self._steadiness is None:
+            self._steadiness = steadiness(self.records, self._measured()[0])
+        return self._steadiness
+
+    def intervals(self, percentiles: Sequence[float] | None = None) -> dict[str, Estimate]:
+        """Return the 95 % intervals of means, medians and percentiles (0..100) of the latencies, in milliseconds.
+
+        By the keys of `metrics`.  An estimate without an interval has a ``reason``; of a run that never settled,
+        none has an interval.  Computed once.
+        """
+        wanted = tuple(self.percentiles if percentiles is None else percentiles)
+        if wanted not in self._intervals:
+            records, since = self._measured()
+            found = confidence_intervals(records, self.steps, wanted, since_s=since)
+            if self.steadiness.settled is False:
+                why = f"{'saturated' if self.steadiness.saturated else 'not settled'}: not estimable"
+                found = {key: withheld(estimate, why) for key, estimate in found.items()}
+            self._intervals[wanted] = found
+        return self._intervals[wanted]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -95,7 +145,7 @@ class Outcome:
 
     @property
     def resources(self) -> dict[str, float | int | None]:
-        """How busy devices and links were (0..1), how full the cache was (0..1), and the longest queue."""
+        """How busy devices and links were, how full the cache was and what it found (0..1), and the longest queue."""
         shares = self._shares()
         columns = [log.columns() for log in self.steps if len(log)]
         most_waiting = max((int(c["waiting"].max()) for c in columns), default=None)
@@ -103,8 +153,21 @@ class Outcome:
             "gpu_busy": self._busy() if shares is None else 1 - sum(shares.get(name, 0.0) for name in IDLE_RESOURCES),
             "link_busy": None if shares is None else shares.get("communication", 0.0),
             **self._cache_usage(),
+            "prefix_hit_rate": self._hit_rate(),
             "max_waiting": most_waiting,
         }
+
+    def _hit_rate(self) -> float | None:
+        """Return the part of the prompt tokens of all admitted requests that the cache held, None without any."""
+        admitted = [record for record in self.records if record.admitted_s is not None]
+        asked = sum(record.prompt_tokens for record in admitted)
+        return sum(record.cached_tokens for record in admitted) / asked if asked else None
+
+    @property
+    def speculation(self) -> dict[str, float | int | list[float] | None]:
+        """Drafts, and how many were accepted, under the keys of ``vllm bench serve``; {} without speculation."""
+        logs = [log.speculation for log in self.steps if log.speculation is not None]
+        return figures(logs) if logs else {}
 
     def time_by_resource(self) -> dict[str, float]:
         """Return the seconds of each resource, summed over the replicas; {} when the run kept no odometers."""
@@ -129,10 +192,34 @@ class Outcome:
         """Return what limits the trust in the figures themselves, one sentence each."""
         completed = self.metrics["completed"] or 0
         few = thin(self.percentiles if percentiles is None else percentiles, int(completed)) if completed else []
-        if not few:
+        told = []
+        if few:
+            names = ", ".join(f"p{label(percent)} (stable from {enough:,} on)" for percent, enough in few)
+            said = f"{completed:,.0f} finished requests are few for {names}"
+            told.append(f"{said}: one slow request more or less moves it")
+        if self.steadiness.settled is False:
+            verdict = "saturated" if self.steadiness.saturated else "not settled"
+            reason = self.steadiness.reason
+            told.append(f"{verdict}, so latencies are those of this run, not of a steady state: {reason}")
+        return told + self._warmup_notes()
+
+    def _warmup_notes(self) -> list[str]:
+        if self.warmup_requests is None:
+            if self.found_warmup is None:
+                return ["warmup: auto found no end of the warm-up, and nothing was left out: the run is too short"]
+            return [f"warmup: auto left out the first {self.found_warmup:,} requests"]
+        if self.warmup_requests or self.warmup_s or not self.found_warmup or self.steadiness.settled is False:
             return []
-        names = ", ".join(f"p{label(percent)} (stable from {enough:,} on)" for percent, enough in few)
-        return [f"{completed:,.0f} finished requests are few for {names}: one slow request more or less moves it"]
+        mean = self.intervals().get("mean_e2el_ms")
+        rest = [record for record in self.records if record.status == "finished"]
+        rest = [record for record in rest if record.arrival_s >= self.records[self.found_warmup].arrival_s]
+        after = 1e3 * float(timings(rest).e2el.mean())
+        if mean is None or mean.low is None or mean.high is None or mean.low <= after <= mean.high:
+            return []
+        return [
+            f"the first {self.found_warmup:,} requests look like a warm-up: without them (warmup: auto) "
+            f"the mean end-to-end latency is {after:,.1f} ms, not {mean.value:,.1f}"
+        ]
 
     def slo_results(self) -> dict[str, dict[str, float | bool | None]]:
         """Return target, value and pass of each objective; a throughput or goodput is a floor, all else a ceiling.

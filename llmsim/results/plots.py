@@ -1,8 +1,4 @@
-"""Plots of a run: latency distributions, queue and cache, batch size, and where the time went.
-
-Figures are made without pyplot and its global state, so they can be made anywhere.  Colours are those of Okabe
-and Ito, which colour-blind readers can tell apart.
-"""
+"""Plots of a run: latency distributions, queue and cache, batch size, where the time went, and the worst requests."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,27 +7,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmsim.results import occupancy
+from llmsim.results.lifelines import life_lines
 from llmsim.results.metrics import pooled, timings
 from llmsim.results.odometer import WAITING, Floats
 from llmsim.results.outcome import Outcome
 from llmsim.results.percentiles import Integers, percentiles
+from llmsim.results.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    PURPLE,
+    VERMILION,
+    YELLOW,
+    dress,
+    figure,
+    log_scale,
+    short,
+    write,
+)
 from llmsim.results.text import TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-    "#999999",
-)
 RESOURCE_COLOURS = {
     "compute": BLUE,
     "memory": ORANGE,
@@ -39,25 +40,33 @@ RESOURCE_COLOURS = {
     "launch": PURPLE,
     "host": VERMILION,
     "bubble": YELLOW,
-    "waiting": "#DDDDDD",
+    "waiting": PALE,
 }
 MOST_POINTS = 2000  # of a distribution's curve; more than a plot has pixels
 MOST_BINS = 1200  # of a curve over time
 MOST_BARS = 16  # replicas that get a bar of their own
+LEAST_BAR = 0.003  # of the longest one: shorter ones cannot be seen
 MARKED = ((50, "o"), (90, "s"), (99, "D"))  # percentiles that a distribution's curve shows, and their markers
 
 
-def save_plots(outcome: Outcome, folder: str | Path) -> list[Path]:
-    """Draw all `PLOTS` that there is data for into ``folder`` as PNG files, and return these."""
+def save_plots(
+    outcome: Outcome, folder: str | Path, *, kinds: Sequence[str] | None = None, form: str = "png"
+) -> list[Path]:
+    """Draw those of ``kinds`` (None: all `PLOTS`) that there is data for into ``folder``, and return the files.
+
+    Args:
+        outcome: the run.
+        folder: where to; made when it is not there.
+        kinds: names of `PLOTS`.
+        form: ``png`` or ``svg``.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, draw in PLOTS.items():
-        figure = draw(outcome)
-        if figure is not None:
-            # No version of matplotlib in the file: the same run gives the same bytes.
-            figure.savefig(target / f"{name}.png", dpi=150, metadata={"Software": None})
-            written.append(target / f"{name}.png")
+    for name in PLOTS if kinds is None else kinds:
+        picture = PLOTS[name](outcome)
+        if picture is not None:
+            written.append(write(picture, target / f"{name}.{form}"))
     return written
 
 
@@ -67,23 +76,23 @@ def latency_cdfs(outcome: Outcome) -> "Figure | None":
     samples: list[tuple[str, Floats, Integers | None]] = [
         ("ttft", measured.ttft, None),
         ("tpot", measured.tpot, None),
-        ("itl", *pooled([log.gaps() for log in outcome.steps])),
+        ("itl", *pooled([log.client_gaps() for log in outcome.steps])),
         ("e2el", measured.e2el, None),
     ]
     if len(measured.e2el) == 0:
         return None
-    figure = _figure(10, 7)
-    for axes, (name, values, weights) in zip(figure.subplots(2, 2).ravel(), samples, strict=True):
+    picture = figure(10, 7)
+    for axes, (name, values, weights) in zip(picture.subplots(2, 2).ravel(), samples, strict=True):
         short, title = TITLES[name]
         curves = [(short, BLUE, values, weights)]
         if name == "ttft":
             curves.append(("of which queue time", ORANGE, measured.queue_time, None))
-        _cdf(axes, curves)
+        _cdf(axes, curves, _limits(outcome, name))
         axes.set_title(title, fontsize=11, loc="left")
         axes.set_xlabel(f"{short} (ms)")
         axes.set_ylabel("fraction of gaps" if name == "itl" else "fraction of requests")
-    figure.suptitle(_title(outcome, "Latency distributions"))
-    return figure
+    picture.suptitle(_title(outcome, "Latency distributions"))
+    return picture
 
 
 def queue_and_cache(outcome: Outcome) -> "Figure | None":
@@ -91,8 +100,8 @@ def queue_and_cache(outcome: Outcome) -> "Figure | None":
     edges = occupancy.grid(outcome.steps, most_bins=MOST_BINS)
     if edges is None:
         return None
-    figure = _figure(10, 6)
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    picture = figure(10, 6)
+    top, bottom = picture.subplots(2, 1, sharex=True)
     colours = {"running": BLUE, "waiting": VERMILION}
     _over_time(top, [(name, colour, _summed(outcome, name, edges)) for name, colour in colours.items()])
     top.set_ylabel(f"requests{_all_replicas(outcome)}")
@@ -101,8 +110,8 @@ def queue_and_cache(outcome: Outcome) -> "Figure | None":
     _over_time(bottom, [("in use", GREEN, _scaled(_summed(outcome, "blocks_used", edges), scale))])
     bottom.set_ylabel("KV cache in use (%)" if blocks else "KV cache in use (blocks)")
     bottom.set_xlabel("simulated time (s)")
-    figure.suptitle(_title(outcome, "Queue and cache"))
-    return figure
+    picture.suptitle(_title(outcome, "Queue and cache"))
+    return picture
 
 
 def batch_size(outcome: Outcome) -> "Figure | None":
@@ -110,8 +119,8 @@ def batch_size(outcome: Outcome) -> "Figure | None":
     edges = occupancy.grid(outcome.steps, most_bins=MOST_BINS)
     if edges is None:
         return None
-    figure = _figure(10, 6)
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    picture = figure(10, 6)
+    top, bottom = picture.subplots(2, 1, sharex=True)
     several = len(outcome.steps) > 1
     _over_time(top, [("decoding", BLUE, _scaled(_summed(outcome, "decodes", edges), 1 / len(outcome.steps)))])
     top.set_ylabel("decoding sequences\nper step" + (", mean of replicas" if several else ""))
@@ -123,14 +132,14 @@ def batch_size(outcome: Outcome) -> "Figure | None":
     every = max(1, -(-len(chosen) // MOST_POINTS))
     chosen = chosen[::every]
     bottom.plot(starts[chosen], (tokens + prompts)[chosen], ".", color=ORANGE, markersize=3, alpha=0.7, clip_on=False)
-    _dress(bottom)
+    dress(bottom)
     if len(chosen):
         shown = (tokens + prompts)[chosen]
-        _log_scale(bottom.yaxis, bottom.set_yscale, shown.min(), shown.max())
+        log_scale(bottom.yaxis, bottom.set_yscale, shown.min(), shown.max())
     bottom.set_ylabel("tokens of a batch\nwith prompts" + (f" (one in {every})" if every > 1 else ""))
     bottom.set_xlabel("simulated time (s)")
-    figure.suptitle(_title(outcome, "Batch size"))
-    return figure
+    picture.suptitle(_title(outcome, "Batch size"))
+    return picture
 
 
 def time_per_kind(outcome: Outcome) -> "Figure | None":
@@ -141,8 +150,8 @@ def time_per_kind(outcome: Outcome) -> "Figure | None":
     names = [f"replica {index}" for index in range(len(lanes))]
     if len(lanes) > MOST_BARS:
         lanes, names = lanes.mean(axis=0, keepdims=True), [f"mean of {len(lanes)} replicas"]
-    figure = _figure(10, max(3.6, 2.2 + 0.25 * len(lanes)))
-    left, right = figure.subplots(1, 2)
+    picture = figure(10, max(3.6, 2.2 + 0.25 * len(lanes)))
+    left, right = picture.subplots(1, 2)
     shares = lanes / lanes.sum(axis=1, keepdims=True) * 100
     _stacked(left, names, {name: shares[:, _columns(outcome, name)].sum(axis=1) for name in _resources(outcome)})
     left.set_xlabel("share of wall time (%)")
@@ -153,15 +162,17 @@ def time_per_kind(outcome: Outcome) -> "Figure | None":
     by_operator: dict[str, float] = {}
     for (_, operator), milliseconds in busy.items():
         by_operator[operator] = by_operator.get(operator, 0.0) + milliseconds
-    operators = sorted(by_operator, key=lambda operator: -by_operator[operator])
+    # A bar that is less than a pixel wide says nothing.
+    visible = [each for each, ms in by_operator.items() if ms >= LEAST_BAR * max(by_operator.values())]
+    operators = sorted(visible, key=lambda operator: -by_operator[operator])
     parts = {name: np.array([busy.get((name, each), 0.0) for each in operators]) for name in _resources(outcome)}
     _stacked(right, ["other" if name == "none" else name.replace("_", " ") for name in operators], parts)
     right.set_xlim(0, 1.05 * max(by_operator.values(), default=1.0))
     right.set_xlabel("replica time per output token (ms)")
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.suptitle(_title(outcome, "Where the time went"))
-    return figure
+    picture.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    picture.suptitle(_title(outcome, "Where the time went"))
+    return picture
 
 
 PLOTS: dict[str, Callable[[Outcome], "Figure | None"]] = {
@@ -169,12 +180,27 @@ PLOTS: dict[str, Callable[[Outcome], "Figure | None"]] = {
     "queue_and_cache": queue_and_cache,
     "batch_size": batch_size,
     "time_per_kind": time_per_kind,
+    "life_lines": life_lines,
 }
 """Name of the file -> the function that draws it; None: the run has no data for it."""
 
 
-def _cdf(axes: "Axes", curves: Sequence[tuple[str, str, Floats, Integers | None]]) -> None:
-    """Draw one or more cumulative distributions of values in seconds, in milliseconds."""
+def _limits(outcome: Outcome, metric: str) -> list[tuple[float, float]]:
+    """Return percentage and milliseconds of each objective that limits a percentile of ``metric``."""
+    limits = []
+    for name, most_ms in (outcome.slo or {}).items():
+        percent = name.removesuffix(f"_{metric}_ms").removeprefix("p")
+        if name == f"p{percent}_{metric}_ms":
+            limits.append((float(percent), float(most_ms)))
+    return limits
+
+
+def _cdf(
+    axes: "Axes",
+    curves: Sequence[tuple[str, str, Floats, Integers | None]],
+    limits: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Draw one or more cumulative distributions of values in seconds, in milliseconds, and the limits of an SLO."""
     drawn = []
     for name, colour, values, weights in curves:
         present = ~np.isnan(values)
@@ -190,19 +216,26 @@ def _cdf(axes: "Axes", curves: Sequence[tuple[str, str, Floats, Integers | None]
             for (percent, marker), value in zip(MARKED, marks, strict=True):
                 axes.plot([value], [percent / 100], marker, color=colour, markersize=5.5, zorder=4)
                 # Below and to the right of a point of a rising curve there is no curve.
-                text = f"p{percent}  {_short(value)} ms"
+                text = f"p{percent}  {short(value)} ms"
                 axes.annotate(text, (value, percent / 100), (8, -10), textcoords="offset points", fontsize=9)
-    _dress(axes)
+    dress(axes)
     if not drawn:
         axes.text(0.5, 0.5, "nothing to measure", ha="center", va="center", transform=axes.transAxes)
         return
     axes.set_ylim(-0.02, 1.04)
-    least, greatest = float(drawn[0].min()), float(max(curve.max() for curve in drawn))
+    for limited, most_ms in limits:
+        # The curve must pass left of the cross.
+        axes.plot([most_ms], [limited / 100], "x", color="black", markersize=8, markeredgewidth=1.8, zorder=5)
+        axes.axvline(most_ms, color="black", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        text = f"SLO p{limited:g}"
+        axes.annotate(text, (most_ms, 0), (-4, 2), textcoords="offset points", rotation=90, ha="right", fontsize=8)
+    least = float(drawn[0].min())
+    greatest = max([*(float(curve.max()) for curve in drawn), *(most_ms for _, most_ms in limits)])
     if 0 < least < greatest / 8:
         # Room for the labels on the right; a queue time of a microsecond should not stretch the axis.
         least = max(least / 10, min(float(curve[curve > 0].min(initial=least)) for curve in drawn))
         greatest *= (greatest / least) ** 0.35
-        _log_scale(axes.xaxis, axes.set_xscale, least, greatest)
+        log_scale(axes.xaxis, axes.set_xscale, least, greatest)
         axes.set_xlim(least / 1.1, greatest)
     else:
         least = min(float(curve.min()) for curve in drawn)
@@ -213,17 +246,6 @@ def _cdf(axes: "Axes", curves: Sequence[tuple[str, str, Floats, Integers | None]
         axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=9)
 
 
-def _log_scale(axis: "Axis", set_scale: "Callable[[str], None]", least: float, greatest: float) -> None:
-    """Make an axis logarithmic, with plain numbers: the fewer to a decade, the more decades there are."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    decades = np.log10(greatest / least)
-    set_scale("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 4 else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
 def _over_time(axes: "Axes", curves: Sequence[tuple[str, str, occupancy.Curve]]) -> None:
     """Draw step functions: the mean in each bin, and a band from its least to its greatest value."""
     for name, colour, curve in curves:
@@ -232,7 +254,7 @@ def _over_time(axes: "Axes", curves: Sequence[tuple[str, str, occupancy.Curve]])
             axes.fill_between(curve.edges, low, high, step="post", color=colour, alpha=0.25, linewidth=0)
         axes.stairs(curve.mean, curve.edges, color=colour, label=name, linewidth=1.2, baseline=None)
         axes.set_xlim(curve.edges[0], curve.edges[-1])
-    _dress(axes)
+    dress(axes)
     axes.set_ylim(bottom=0)
     if len(curves) > 1:
         # Above the axes, where no data is.
@@ -250,7 +272,7 @@ def _stacked(axes: "Axes", names: Sequence[str], parts: dict[str, Floats]) -> No
     # A single bar stays a bar, and the first is on top.
     middle, half = (len(names) - 1) / 2, max(len(names), 4) / 2
     axes.set_ylim(middle + half, middle - half)
-    _dress(axes)
+    dress(axes)
     axes.grid(axis="y", visible=False)
 
 
@@ -271,19 +293,6 @@ def _scaled(curve: occupancy.Curve, factor: float) -> occupancy.Curve:
     return occupancy.Curve(curve.edges, curve.mean * factor, curve.least * factor, curve.greatest * factor)
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _dress(axes: "Axes") -> None:
-    """Give the axes a light grid behind the data, and no box."""
-    axes.grid(color="#E4E4E4", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _title(outcome: Outcome, what: str) -> str:
     setup = outcome.setup
     return "  ·  ".join(part for part in (what, setup.model, setup.devices, setup.plan) if part)
@@ -291,8 +300,3 @@ def _title(outcome: Outcome, what: str) -> str:
 
 def _all_replicas(outcome: Outcome) -> str:
     return f", all {len(outcome.steps)} replicas" if len(outcome.steps) > 1 else ""
-
-
-def _short(value: float) -> str:
-    """Return ``value`` with three significant digits, and no exponent."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"

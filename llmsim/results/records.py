@@ -12,7 +12,7 @@ class Record:
 
     ``first_token_s`` and ``finished_s`` are the moments at which the client gets the first and the last
     token.  ``bill`` is the time that the request spent in each kind of work (see `llmsim.results.odometer`),
-    in seconds, in the order of the run's ``bill_kinds``.
+    in seconds, in the order of the run's ``bill_kinds``.  ``turn`` counts the turns of a session from 0.
     """
 
     id: str
@@ -32,3 +32,4 @@ class Record:
     session_id: str | None = None
     tenant: str | None = None
     bill: tuple[float, ...] | None = None
+    turn: int | None = None

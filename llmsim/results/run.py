@@ -74,6 +74,33 @@ class Run(Outcome):
         """Return the content of summary.json."""
         return formats.dump(formats.summary(self, created=created))
 
+    def save_timeline(self, path: str | Path, *, seconds: float = 60.0) -> Path:
+        """Write a timeline to open in https://ui.perfetto.dev, and return its path.
+
+        It shows every engine step of every replica, leaps written out, the phases of every request, the queue and
+        the cache.  A file with very many events ends earlier, and says so.
+
+        Args:
+            path: the file, such as ``timeline.json.gz``; compressed if it ends in .gz.
+            seconds: of simulated time that it shows; inf: all.
+
+        Raises:
+            InputError: ``seconds`` is not above 0, or the file cannot be written.
+        """
+        from llmsim.results.perfetto import save_timeline
+
+        return save_timeline(self, path, seconds=seconds)
+
+    def save_report(self, path: str | Path) -> Path:
+        """Write one HTML page that tells all about the run, with its plots in it, and return its path.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        from llmsim.results.report import save_report
+
+        return save_report(self, path)
+
     def save(
         self,
         folder: str | Path,
@@ -82,6 +109,8 @@ class Run(Outcome):
         requests: bool = True,
         steps: bool = False,
         plots: bool = False,
+        timeline_seconds: float | None = None,
+        report: bool = False,
         created: str | None = None,
     ) -> list[Path]:
         """Write the run to ``folder``, which is made when it is not there, and return the files written.
@@ -92,6 +121,8 @@ class Run(Outcome):
             requests: whether to write requests.csv.
             steps: whether to write steps.csv.
             plots: whether to draw plots/*.png.
+            timeline_seconds: how much of the simulated time timeline.json.gz shows (inf: all); None: no such file.
+            report: whether to write report.html.
             created: the moment of writing in ISO form, for the summary.
 
         Raises:
@@ -117,6 +148,10 @@ class Run(Outcome):
                 from llmsim.results.plots import save_plots
 
                 written += save_plots(self, target / "plots")
+            if timeline_seconds is not None:
+                written.append(self.save_timeline(target / "timeline.json.gz", seconds=timeline_seconds))
+            if report:
+                written.append(self.save_report(target / "report.html"))
         except OSError as error:
             raise InputError(f"{target}: cannot write the results ({error.strerror or error})") from error
         return written

@@ -15,6 +15,7 @@ class Setup:
     name: str | None = None  # of the scenario
     scenario_sha256: str | None = None
     engine: str | None = None  # "vllm@0.33"
+    scheduler: str | None = None  # when it is not the engine's own
     model: str | None = None
     devices: str | None = None  # "4x H100-SXM-80GB"
     plan: str | None = None  # "TP4", "TP4 PP2"
@@ -32,6 +33,11 @@ class Setup:
     max_concurrency: int | None = None
 
     @property
+    def prices(self) -> str:
+        """Where the prices come from and the error that these have shown, in one line; empty when not known."""
+        return "; ".join(part for part in (self.performance, self.expected_error) if part)
+
+    @property
     def has_request_rate(self) -> bool:
         """Whether there is a finite rate to speak of."""
         return self.request_rate is not None and math.isfinite(self.request_rate)
@@ -41,8 +47,10 @@ class Setup:
         first = [f"llmsim {self.version}" if self.version else "llmsim"]
         if self.engine:
             first.append(f"engine preset {self.engine}")
+        if self.scheduler:
+            first.append(f"scheduler {self.scheduler}")
         if self.performance:
-            first.append(f"prices: {self.performance}, {'calibrated' if self.calibrated else 'uncalibrated'}")
+            first.append(f"prices: {self.performance}" + ("" if self.calibrated else ", uncalibrated"))
         replicas = f"{self.replicas} replicas on" if self.replicas > 1 else None
         second = [part for part in (self.model, replicas, self.devices, self.plan, self.formats) if part]
         lines = [" · ".join(first), "  " + "  ".join([*second, f"seed {seed}"])]

@@ -15,6 +15,8 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsim.results.speculation import SpeculationLog
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -49,13 +51,16 @@ class StepLog:
     into bytes and does nothing else; the arrays are made afterwards, by `columns`.
     """
 
-    __slots__ = ("_columns", "_first_tokens", "_gaps", "_rows")
+    __slots__ = ("_chunks", "_columns", "_first_tokens", "_gaps", "_rows", "speculation", "stage_moments")
 
     def __init__(self) -> None:
         self._rows: list[bytes] = []
         self._gaps: list[tuple[float, int, int]] = []
         self._first_tokens: list[tuple[int, int]] = []
+        self._chunks: list[tuple[float, float]] | None = None
         self._columns: dict[str, Floats] | None = None
+        self.speculation: SpeculationLog | None = None  # one entry for each row, where drafts are verified
+        self.stage_moments: Floats | None = None  # of a pipeline: begin and end [rows, stages, 2] on each stage
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -75,6 +80,15 @@ class StepLog:
     def first_tokens(self, count: int = 1) -> None:
         """Log that ``count`` sequences got their first token from the row appended last."""
         self._first_tokens.append((count, len(self._rows) - 1))
+
+    def in_chunks(self) -> None:
+        """Say that clients get their tokens in chunks, which are logged by `chunk`."""
+        self._chunks = []
+
+    def chunk(self, seconds: float, start_s: float) -> None:
+        """Log that a client got a chunk ``seconds`` after the last one, from a step that began at ``start_s``."""
+        assert self._chunks is not None
+        self._chunks.append((seconds, start_s))
 
     def columns(self) -> dict[str, Floats]:
         """Return the log as one array of floats [rows] for each of the `COLUMNS`."""
@@ -102,6 +116,22 @@ class StepLog:
         counts = np.array([count for _, count in others], dtype=np.int64)
         return np.concatenate((durations, irregular)), np.concatenate((weights, counts))
 
+    def client_gaps(self, since_s: float = -math.inf) -> tuple[Floats, Integers]:
+        """Return the gaps that clients see, as `gaps` does: between chunks, where tokens are streamed in chunks."""
+        if self._chunks is None:
+            return self.gaps(since_s)
+        seconds = [gap for gap, start_s in self._chunks if start_s >= since_s]
+        return np.array(seconds, dtype=np.float64), np.ones(len(seconds), dtype=np.int64)
+
+    def gap_starts(self, since_s: float = -math.inf) -> Floats:
+        """Return for each entry of `client_gaps` when the batch that ended it began, in seconds."""
+        if self._chunks is not None:
+            starts = np.array([start_s for _, start_s in self._chunks], dtype=np.float64)
+        else:
+            rows = np.concatenate((self._regular_steps()[0], [index for _, _, index in self._gaps])).astype(np.int64)
+            starts = self.columns()["start_s"][rows]
+        return starts[starts >= since_s]
+
     def tokens(self) -> tuple[Floats, Integers]:
         """Return when output tokens came, in seconds, and how many at that moment: two arrays, not sorted."""
         columns = self.columns()
@@ -112,6 +142,8 @@ class StepLog:
         regular_times = columns["end_s"][row] - (after[last] - after) if len(row) else durations
         others = [(index, count) for _, count, index in self._gaps]
         others += [(index, count) for count, index in self._first_tokens]
+        if self.speculation is not None:
+            others += [(index, count) for count, index in zip(*self.speculation.surplus(), strict=True)]
         other_rows = np.array([index for index, _ in others], dtype=np.int64)
         other_counts = np.array([count for _, count in others], dtype=np.int64)
         times = np.concatenate((regular_times, columns["end_s"][other_rows]))

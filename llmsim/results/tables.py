@@ -35,6 +35,7 @@ REQUEST_COLUMNS = (
     "e2el_ms",
     "priority",
     "session_id",
+    "turn",
     "status",
     "good",
     "reason",
@@ -78,7 +79,7 @@ def requests_csv(records: Sequence[Record], goodput: Mapping[str, float] | None 
             f"{_milliseconds(arrival, first)},"
             f"{_milliseconds(first, end, output - 1) if finished and output > 1 else ''},"
             f"{_milliseconds(arrival, end) if finished else ''},{record.priority},{_quoted(record.session_id)},"
-            f"{record.status},{verdict},{_quoted(record.reason)}\n"
+            f"{'' if record.turn is None else record.turn},{record.status},{verdict},{_quoted(record.reason)}\n"
         )
 
 
@@ -127,6 +128,7 @@ def requests_frame(records: Sequence[Record], goodput: Mapping[str, float] | Non
         "e2el_ms": np.where(finished, end - arrival, np.nan) * 1e3,
         "priority": np.array([record.priority for record in records], dtype=np.int64),
         "session_id": [record.session_id for record in records],
+        "turn": pandas.array([record.turn for record in records], dtype="Int64"),
         "status": [record.status for record in records],
         "good": pandas.array(verdicts, dtype="boolean"),
         "reason": [record.reason for record in records],

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmsim.results.metrics import LATENCIES, Metrics
+from llmsim.results.metrics import LATENCIES, Metrics, measure
 from llmsim.results.outcome import Outcome
 from llmsim.results.percentiles import label
 
@@ -37,7 +37,9 @@ def block(outcome: Outcome, percentiles: Sequence[float], metrics: Sequence[str]
     lines = [f"{' Serving Benchmark Result ':=^{WIDTH}}", *_totals(outcome, values)]
     for name in metrics:
         lines += _section(name, values, percentiles)
+    lines += _drafts(outcome)
     lines.append("=" * WIDTH)
+    lines += _intervals(outcome, percentiles, metrics)
     lines += [f"slo: {text}" for text in _objectives(outcome)]
     if outcome.stopped:
         done = f"{outcome.counts['finished']} of {len(outcome.records)} requests finished"
@@ -57,6 +59,8 @@ def closing(outcome: Outcome, *, wall_s: float | None = None, folder: str | None
     resources, counts = outcome.resources, outcome.counts
     parts = [f"GPU busy {_share(resources['gpu_busy'])}"] if resources["gpu_busy"] is not None else []
     parts += [f"KV peak {_share(resources['kv_usage_peak'])}"] if resources["kv_usage_peak"] is not None else []
+    found = resources["prefix_hit_rate"]
+    parts += [f"prefix hits {_share(found)}"] if found else []
     parts.append(f"preemptions {counts['preemptions']}")
     parts += [f"max waiting {resources['max_waiting']}"] if resources["max_waiting"] is not None else []
     bottleneck = _bottleneck(outcome)
@@ -65,7 +69,22 @@ def closing(outcome: Outcome, *, wall_s: float | None = None, folder: str | None
     simulated = outcome.metrics["duration"]
     span = f" (simulated {simulated:.1f} s)" if simulated is not None else ""
     where = f"   results: {folder}" if folder else ""
-    return ["   ".join(parts), f"{counts['requests']:,} requests, {counts['steps']:,} steps{took}{span}{where}"]
+    last = f"{counts['requests']:,} requests, {counts['steps']:,} steps{took}{span}{where}"
+    return ["   ".join(parts), *_joined(outcome), last]
+
+
+def _joined(outcome: Outcome) -> list[str]:
+    """Return a line on the requests as they were asked, where long inputs were cut."""
+    if not outcome.joined:
+        return []
+    whole = measure(outcome.joined, percentiles=(50.0, 99.0))
+    told = f"{len(outcome.joined):,} requests as asked ({len(outcome.records):,} with their pieces)"
+    if not whole["completed"]:
+        return [f"{told}: none finished"]
+    return [
+        f"{told}: end-to-end mean {whole['mean_e2el_ms']:,.1f} ms, median {whole['p50_e2el_ms']:,.1f}, "
+        f"p99 {whole['p99_e2el_ms']:,.1f}"
+    ]
 
 
 def where_the_time_went(outcome: Outcome) -> str:
@@ -140,6 +159,46 @@ def _section(name: str, metrics: Metrics, percentiles: Sequence[float]) -> list[
     rows = [("Mean", "mean"), ("Median", "median"), *((f"P{label(p)}", f"p{label(p)}") for p in percentiles)]
     lines = [_line(f"{word} {short} (ms):", metrics[f"{key}_{name}_ms"]) for word, key in rows]
     return [f"{title:-^{WIDTH}}", *lines]
+
+
+def _drafts(outcome: Outcome) -> list[str]:
+    """Return vLLM's lines about drafts, none without speculation."""
+    figures = outcome.speculation
+    if not figures:
+        return []
+    words = {
+        "Acceptance rate (%):": "acceptance_rate",
+        "Acceptance length:": "acceptance_length",
+        "Drafts:": "num_drafts",
+        "Draft tokens:": "draft_tokens",
+        "Accepted tokens:": "accepted_tokens",
+    }
+    lines = [f"{'Speculative Decoding':-^{WIDTH}}"]
+    for said, key in words.items():
+        value = figures[f"spec_decode_{key}"]
+        lines.append(_line(said, None if isinstance(value, list) else value))
+    rates = figures["spec_decode_per_position_acceptance_rates"]
+    if isinstance(rates, list):
+        lines.append("Per-position acceptance (%):")
+        lines += [_line(f"  Position {place}:", 100 * rate) for place, rate in enumerate(rates)]
+    return lines
+
+
+def _intervals(outcome: Outcome, percentiles: Sequence[float], metrics: Sequence[str]) -> list[str]:
+    """Return a line of 95 % intervals for each latency that has any."""
+    found = outcome.intervals(percentiles)
+    lines = []
+    for name in metrics:
+        keys = ["mean", *(f"p{label(percent)}" for percent in percentiles)]
+        estimates = [(key, found[f"{key}_{name}_ms"]) for key in keys if f"{key}_{name}_ms" in found]
+        if any(one.estimable for _, one in estimates):
+            parts = [f"{key} {_ends(one.low, one.high)}" for key, one in estimates]
+            lines.append(f"ci95: {TITLES[name][0]} (ms) {', '.join(parts)}")
+    return lines
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    return "not estimable" if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _line(words: str, value: float | int | None) -> str:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from llmsim.kvcache.decode_group import DecodeGroup
     from llmsim.performance.step_cost import Epoch
     from llmsim.schedulers.sequence import Sequence
+    from llmsim.schedulers.verify_group import Verification
 
 
 class Batch:
@@ -27,13 +28,14 @@ class Batch:
     last one.  The timeline fills in `start_s` and `end_s`, and either the `epoch` with the steps of it that
     came before (`first_step`), or the `price` of the step (seconds, padded tokens, seconds of attention,
     compute's share of those), or, in a pipeline, the `rounds`: start and mean busy seconds of each step.
-    `regular` is the number of sequences of the group that get a token in every step.
+    `regular` is the number of sequences of the group that get a token in every step.  With speculative decoding
+    `verified` says which drafts the step verifies, and `draft_s` the seconds that it spends on new ones.
     """
 
     __slots__ = (
-        "admitted", "chunks", "contexts", "count", "decodes", "end_s", "ending", "epoch", "first_step", "formed_s",
-        "gauges", "growth", "interrupted", "padded", "preempted", "price", "regular", "rounds", "sampling", "start_s",
-        "steps", "version",
+        "admitted", "chunks", "contexts", "count", "decodes", "draft_s", "end_s", "ending", "epoch", "first_step",
+        "formed_s", "gauges", "growth", "interrupted", "padded", "preempted", "price", "regular", "rounds", "sampling",
+        "start_s", "steps", "verified", "version",
     )  # fmt: skip
 
     formed_s: float
@@ -62,6 +64,8 @@ class Batch:
         self.sampling: list[Sequence] = []
         self.epoch: Epoch | None = None
         self.rounds: list[tuple[float, float]] | None = None
+        self.verified: Verification | None = None
+        self.draft_s = 0.0
         self.contexts: tuple[int, ...]
         self.growth: tuple[int, ...]
         if decodes is None:
@@ -72,6 +76,17 @@ class Batch:
             self.version = decodes.version
             self.contexts, self.growth = decodes.attended()
         self.regular = self.count
+
+    def count_chunks(self) -> None:
+        """Count the chunks as computed, and find who gets a token from this step, and for whom it is the last one."""
+        for sequence, tokens in self.chunks:
+            sequence.computed += tokens
+            if sequence.computed == sequence.total:
+                sequence.total += 1
+                sequence.generated += 1
+                self.sampling.append(sequence)
+                if sequence.done:
+                    self.ending.append(sequence)
 
     @property
     def tokens(self) -> int:

@@ -77,7 +77,7 @@ class StaticBatching:
         members = list(self.running)
         batch = Batch([(sequence, sequence.total) for sequence in members], padded=[(prompt, 0)] * len(members))
         batch.admitted = members
-        self._padded = Padded(self.pool, len(members), prompt)
+        self._padded = Padded(self.pool, members, prompt)
         self._steps_left = output - 1
         self._in_flight += 1
         return batch
@@ -106,11 +106,12 @@ class StaticBatching:
 class Padded(DecodeGroup):
     """A batch whose members all stand at the same padded length, and take no blocks beyond their reservation."""
 
-    __slots__ = ()
+    __slots__ = ("_sequences",)
 
-    def __init__(self, pool: BlockPool, count: int, prompt: int) -> None:
+    def __init__(self, pool: BlockPool, sequences: list[Sequence], prompt: int) -> None:
         super().__init__(pool)
-        self.count = count
+        self._sequences = sequences
+        self.count = count = len(sequences)
         self.base_sum = count * prompt
         for state in self.windows:
             state.growing = count if prompt < state.window else 0
@@ -119,6 +120,10 @@ class Padded(DecodeGroup):
     def advance(self, steps: int) -> None:
         """Move the clock; all blocks were reserved when the batch was formed."""
         self.clock += steps
+
+    def served(self) -> list[Sequence]:
+        """Return those whose answers are not complete yet."""
+        return [sequence for sequence in self._sequences if sequence.target > self.clock]
 
     def longest(self) -> int:
         """Return the attended tokens of every member in the next step."""

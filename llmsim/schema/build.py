@@ -10,11 +10,13 @@ from llmsim.schema.overrides import full_key, normalise, override, put
 from llmsim.schema.problems import in_file_order, split
 from llmsim.schema.source import Key, Source, merge, read_file, read_text, value_of
 
+SCENARIOS = "workloads/scenarios"  # folder of the catalogue
+
 # Keys that may hold a path; one that exists beside the scenario file is meant relative to that file.
 _PATHS: tuple[Key, ...] = (
     ("model",), ("cluster",), ("cluster", "name"), ("cluster", "nodes", "type"), ("cluster", "gpus", "type"),
     ("workload", "trace"), ("workload", "trace", "path"), ("workload", "dataset", "path"),
-    ("performance", "calibration"),
+    ("performance", "calibration"), ("performance", "residuals"),
 )  # fmt: skip
 
 
@@ -24,10 +26,11 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Scenario:
-    """Return the scenario in a file, in a YAML text of several lines, or in a dict.
+    """Return the scenario in a file, in a YAML text of several lines, or in a dict, or one of the catalogue.
 
     Args:
-        source: a path, a text, or the dict that `Scenario.to_dict` gives.
+        source: a path, the name of a scenario of the catalogue (a file of that name comes first), a text, or the dict
+            that `Scenario.to_dict` gives.
         overrides: values to lay over it, by dotted key.
         labels: what to call an override in messages, for example ``--tensor-parallel-size``.
 
@@ -36,7 +39,7 @@ def load(
     """
     read = _read(source)
     labels = labels or {}
-    values = {full_key(name): value for name, value in (overrides or {}).items()}
+    values = {full_key(name, value): value for name, value in (overrides or {}).items()}
     read = normalise(override(normalise(read), values, {full_key(name): text for name, text in labels.items()}))
     try:
         return Scenario.from_source(read)
@@ -60,7 +63,7 @@ def scenario(**options: Any) -> Scenario:
             dataset = base.setdefault("workload", {}).setdefault("dataset", {"name": "random"})
             dataset[name] = given
             dataset.setdefault("output_len" if name == "input_len" else "input_len", 1152 - length)
-    values = {full_key(name): value for name, value in options.items()}
+    values = {full_key(name, value): value for name, value in options.items()}
     return Scenario.from_source(override(Source(base), values, {}))
 
 
@@ -71,7 +74,21 @@ def _read(source: str | Path | Mapping[str, Any]) -> Source:
         return Source(dict(source))
     if isinstance(source, str) and ("\n" in source or source.lstrip()[:1] == "{"):
         return _extended(read_text(source, "scenario"), Path(), ())
-    return _file(Path(source), ())
+    return _file(_found(source), ())
+
+
+def _found(source: str | Path) -> Path:
+    """Return the file called ``source``, or that of the catalogue's scenario of this name."""
+    path = Path(source)
+    if isinstance(source, str) and not path.suffix and path.name == source and not path.exists():
+        from llmsim import catalog
+
+        known = catalog.names(SCENARIOS)
+        if source not in known:
+            hint = catalog.unknown(SCENARIOS, source, known).rpartition("\n")[2]
+            raise ScenarioError(f"{source}: no such file, and no scenario of the catalogue\n{hint}")
+        return catalog.find(SCENARIOS, source)
+    return path
 
 
 def _file(path: Path, chain: tuple[Path, ...]) -> Source:

@@ -15,8 +15,10 @@ from llmsim.schema.sections import (
     ClusterSection,
     DeploymentSection,
     EngineSection,
+    ModelTransformSection,
     OutputSection,
     PerformanceSection,
+    SchedulerSection,
     Section,
     WorkloadSection,
 )
@@ -39,9 +41,10 @@ class Scenario(Section):
     seed: Annotated[Whole, Field(ge=0)] = Field(0, description="of every random stream")
     cluster: Annotated[ClusterSection, BeforeValidator(_named)]
     model: NameOrMapping = Field(description="name of the catalogue, path to a config.json, or its content")
+    model_transform: ModelTransformSection = ModelTransformSection()
     engine: EngineSection = Field(default_factory=lambda: EngineSection())
     deployment: DeploymentSection = DeploymentSection()
-    scheduler: Text = Field("continuous", description="continuous, static, or package.module:Class")
+    scheduler: Annotated[SchedulerSection, BeforeValidator(_named)] = SchedulerSection()
     performance: PerformanceSection = Field(default_factory=PerformanceSection)
     workload: WorkloadSection = Field(default_factory=WorkloadSection)
     slo: dict[str, Number] = Field({}, description="limits of metrics, such as p99_ttft_ms: 500")
@@ -97,7 +100,7 @@ class Scenario(Section):
         """
         flat: dict[Key, Any] = {}
         for name, value in {**(values or {}), **more}.items():
-            flat[full_key(name)] = value_of(value) if isinstance(value, str) else value
+            flat[full_key(name, value)] = value_of(value) if isinstance(value, str) else value
         return Scenario.from_source(override(self._source, flat, {}))
 
     def to_dict(self) -> dict[str, Any]:

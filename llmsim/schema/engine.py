@@ -1,27 +1,27 @@
-"""From the engine flags that a user gave to `EngineOptions`: the preset's defaults by device, model and entry point.
+"""From the engine flags that a user gave to `EngineOptions`: the preset's defaults by device, model and version.
 
-The rules are those of vLLM 0.33.0: ``EngineArgs.get_batch_defaults`` and
-``_set_default_max_num_seqs_and_batched_tokens_args`` (vllm/engine/arg_utils.py), ``VllmConfig`` (vllm/config/vllm.py).
+What the engines' own rules are is told in `llmsim.schema.vllm`, `llmsim.schema.sglang` and `llmsim.schema.trtllm`.
 """
 
-import re
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmsim.engine_options import EngineOptions, cudagraph_sizes
+from llmsim.engine_options import EngineOptions
 from llmsim.hardware import Device
 from llmsim.model.shape import ModelShape
 from llmsim.model.weights import cache_format, in_format
-from llmsim.schema.flags import PRESETS
-
-GIB = 2**30
+from llmsim.schema.filler import Filler
+from llmsim.schema.other_flags import TABLES
+from llmsim.schema.presets import Preset, preset_of
+from llmsim.schema.speculation import read_speculation, with_speculation
 
 _DTYPE_FORMATS = {"half": "fp16", "float16": "fp16", "bfloat16": "bf16", "float": "fp32", "float32": "fp32"}
 _QUANTIZATION = {
     "fp8": "fp8", "ptpc_fp8": "fp8", "fbgemm_fp8": "fp8", "modelopt": "fp8", "fp8_block": "fp8_block",
-    "modelopt_fp4": "nvfp4", "nvfp4": "nvfp4", "mxfp4": "mxfp4", "int8": "int8", "awq": "int4", "gptq": "int4",
-    "awq_marlin": "int4", "gptq_marlin": "int4", "int4": "int4", "bitsandbytes": "nf4",
+    "modelopt_fp4": "nvfp4", "nvfp4": "nvfp4", "mxfp4": "mxfp4", "int8": "int8", "w8a8": "w8a8",
+    "gguf": "q4_k_m", "awq": "int4", "gptq": "int4", "awq_marlin": "int4", "gptq_marlin": "int4", "int4": "int4", "bitsandbytes": "nf4",
 }  # fmt: skip
 # Caches with a scale a head and token, priced as the plain format of the same width: about 3 % too small.
 _SCALED_CACHES = {
@@ -34,7 +34,8 @@ _SCALED_CACHES = {
 class EngineChoice:
     """The options of an engine, with the origin of each; ``problems`` are (flag, what is wrong).
 
-    ``model`` is the model in the formats that the options ask for.
+    ``model`` is the model in the formats that the options ask for; ``scheduler`` holds where no other is named, with
+    ``scheduler_settings`` and their origins; ``shown`` are the values of flags that `EngineOptions` does not have.
     """
 
     options: EngineOptions
@@ -42,40 +43,9 @@ class EngineChoice:
     origins: dict[str, str]
     warnings: list[str]
     problems: list[tuple[str, str]]
-
-
-def batch_defaults(device: Device, devices: int, *, offline: bool = False) -> tuple[int, int]:
-    """Return vLLM's default (max_num_batched_tokens, max_num_seqs) of ``vllm serve``, or of ``LLM()`` when ``offline``.
-
-    ``devices`` is the number of devices of an engine; only a CPU's defaults depend on it.
-    """
-    if device.kind == "cpu":
-        return (4096 * devices, 256 * devices) if offline else (2048 * devices, 128 * devices)
-    if device.memory_bytes >= 160 * GIB:
-        return 16384, 1024
-    names = f"{device.name} {device.title}".lower()
-    if device.memory_bytes >= 70 * GIB and "a100" not in names and "gb10" not in names:
-        return (16384, 1024) if offline else (8192, 1024)
-    return (8192, 256) if offline else (2048, 256)
-
-
-class _Filler:
-    """Takes each flag from the user, else from the preset, else from a rule; notes the origin."""
-
-    def __init__(self, given: Mapping[str, Any], preset: str) -> None:
-        self.given = {name: value for name, value in given.items() if value is not None}
-        self.flags = PRESETS[preset]
-        self.preset = preset
-        self.origins: dict[str, str] = {}
-
-    def take(self, name: str, rule: Any = None, origin: str | None = None) -> Any:
-        if name in self.given:
-            self.origins[name] = "user"
-            return self.given[name]
-        if rule is None:
-            rule, origin = self.flags[name].default, None
-        self.origins[name] = origin or f"preset {self.preset}"
-        return rule
+    scheduler: str
+    scheduler_settings: dict[str, tuple[Any, str]]
+    shown: dict[str, Any]
 
 
 def choose(given: Mapping[str, Any], preset: str, model: ModelShape, device: Device) -> EngineChoice:
@@ -83,71 +53,56 @@ def choose(given: Mapping[str, Any], preset: str, model: ModelShape, device: Dev
 
     Args:
         given: what the user said, by flag; None means nothing.
-        preset: a key of `PRESETS`.
+        preset: engine and version, see `llmsim.schema.presets`.
         model: for the context window and the formats.
         device: for the batch defaults.
+
+    Raises:
+        ScenarioError: there is no such preset.
     """
-    filler = _Filler(given, preset)
+    rules = preset_of(preset)
+    filler = Filler(given, preset, rules.flags)
+    foreign = [(name, _foreign(name, rules)) for name in filler.given if name not in rules.flags]
     model, problems = _in_formats(filler, model)
-    values: dict[str, Any] = {
-        "max_model_len": filler.take("max_model_len", model.max_model_len, "model config"),
-        "async_scheduling": filler.take("async_scheduling", True),
-        "weight_format": model.weight_format,
-        "cache_format": _cache_format(filler, model),
-    }
-    for name in _PLAIN:
-        values[name] = filler.take(name)
-    values |= _batch_limits(filler, values, device)
-    values["cudagraph_sizes"] = _graphs(filler, values, device)
-    options = EngineOptions(**values)
-    problems += _checks(options, model, filler.given)
-    return EngineChoice(options, model, filler.origins, _warnings(filler, options), problems)
+    filled = rules.fill(filler, model, device)
+    filled.values |= {"weight_format": model.weight_format, "cache_format": _cache_format(filler, model)}
+    for name in ("speculative_config", "spec_method", "spec_model", "spec_tokens"):
+        if name in rules.flags:
+            filler.take(name)
+    options = EngineOptions(**filled.values)
+    problems += foreign + filled.problems + _checks(options, model, filler.given)
+    warnings = _warnings(filler, options) + filled.warnings
+    return EngineChoice(
+        options, model, filler.origins, warnings, problems, filled.scheduler, filled.settings, filled.shown
+    )
 
 
-_PLAIN = (
-    "block_size", "gpu_memory_utilization", "num_gpu_blocks_override", "kv_cache_memory_bytes",
-    "enable_chunked_prefill", "enable_prefix_caching", "long_prefill_token_threshold",
-    "long_prefill_token_threshold_adaptive", "scheduling_policy", "scheduler_reserve_full_isl", "watermark",
-    "prefill_schedule_interval", "stream_interval", "max_num_queued_reqs", "max_num_queued_tokens", "enforce_eager",
-    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel",
-)  # fmt: skip
+def drafting(choice: EngineChoice, given: Mapping[str, Any], device: Device) -> EngineChoice:
+    """Return ``choice`` with the speculative decoding that ``given`` asks for, if it does."""
+    found = read_speculation(given, choice.model, choice.options)
+    problems, warnings = choice.problems + found.problems, choice.warnings + found.warnings
+    if found.speculation is None:
+        return replace(choice, problems=problems, warnings=warnings)
+    options = with_speculation(choice.options, found.speculation, given, device)
+    origins = dict(choice.origins)
+    if options.async_scheduling != choice.options.async_scheduling:
+        if given.get("async_scheduling"):
+            problems.append(("async_scheduling", "method ngram proposes on the host, between two steps\n"
+                             "hint: leave async_scheduling out, or off"))  # fmt: skip
+        origins["async_scheduling"] = "speculative_config: ngram"
+    if options.cudagraph_sizes != choice.options.cudagraph_sizes:
+        origins["cudagraph_capture_sizes"] = "speculative_config"
+    return replace(choice, options=options, origins=origins, problems=problems, warnings=warnings)
 
 
-def _batch_limits(filler: _Filler, values: Mapping[str, Any], device: Device) -> dict[str, int]:
-    tokens, seqs = batch_defaults(device, values["tensor_parallel_size"] * values["pipeline_parallel_size"])
-    if filler.take("performance_mode") == "throughput":
-        tokens, seqs = 2 * tokens, 2 * seqs
-    origin = f"preset {filler.preset}, by device"
-    window = values["max_model_len"]
-    most_seqs = filler.given.get("max_num_seqs", seqs)
-    if not values["enable_chunked_prefill"] and tokens < window:
-        tokens, origin = window, "max_model_len, as chunked prefill is off"
-    tokens = filler.take("max_num_batched_tokens", min(tokens, most_seqs * window), origin)
-    seqs = filler.take("max_num_seqs", min(seqs, tokens), f"preset {filler.preset}, by device")
-    scheduled = filler.take("max_num_scheduled_tokens", tokens, "max_num_batched_tokens")
-    active = filler.take("max_num_active_seqs", seqs, "max_num_seqs")
-    return {
-        "max_num_batched_tokens": tokens,
-        "max_num_seqs": seqs,
-        "max_num_scheduled_tokens": scheduled,
-        "max_num_active_seqs": active,
-    }
+def _foreign(name: str, preset: Preset) -> str:
+    close = difflib.get_close_matches(name, preset.flags, n=1, cutoff=0.7)
+    others = [engine for engine, table in TABLES.items() if name in table]
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{preset.name} has no such flag\nhint: {hint}it is one of {' and '.join(others)}"
 
 
-def _graphs(filler: _Filler, values: Mapping[str, Any], device: Device) -> tuple[int, ...]:
-    """Return the captured batch sizes: at most 2 x sequences, 512 (1024 on B200 and its family), and the budget."""
-    if values["enforce_eager"] or device.kind == "cpu":
-        filler.origins["cudagraph_capture_sizes"] = "enforce_eager" if values["enforce_eager"] else "device"
-        return ()
-    cap = 1024 if re.match(r"g?b[123]00", device.name) else 512
-    rule = min(2 * values["max_num_seqs"], cap, values["max_num_batched_tokens"])
-    largest = filler.take("max_cudagraph_capture_size", rule, f"preset {filler.preset}, by device")
-    sizes = filler.take("cudagraph_capture_sizes", cudagraph_sizes(largest), f"preset {filler.preset}")
-    limited = "max_cudagraph_capture_size" in filler.given
-    return tuple(sorted({size for size in sizes if size <= largest or not limited}))
-
-
-def _in_formats(filler: _Filler, model: ModelShape) -> tuple[ModelShape, list[tuple[str, str]]]:
+def _in_formats(filler: Filler, model: ModelShape) -> tuple[ModelShape, list[tuple[str, str]]]:
     """Return ``model`` with the weights that ``quantization`` or ``dtype`` ask for, and what is wrong with them."""
     quantization, dtype = filler.take("quantization"), filler.take("dtype")
     if dtype == "auto":
@@ -165,7 +120,7 @@ def _in_formats(filler: _Filler, model: ModelShape) -> tuple[ModelShape, list[tu
     return in_format(model, _QUANTIZATION[quantization]), []
 
 
-def _cache_format(filler: _Filler, model: ModelShape) -> str:
+def _cache_format(filler: Filler, model: ModelShape) -> str:
     said = str(filler.take("kv_cache_dtype"))
     if said == "auto":
         filler.origins["kv_cache_dtype"] = "model config"
@@ -181,7 +136,7 @@ def _checks(options: EngineOptions, model: ModelShape, given: Mapping[str, Any])
         name = "max_num_batched_tokens" if "max_num_batched_tokens" in given else "max_num_seqs"
         problems.append((name, f"a step takes {tokens} tokens, fewer than max_num_seqs {seqs}\n"
                                f"hint: give max_num_batched_tokens of at least max_num_seqs"))  # fmt: skip
-    if not options.enable_chunked_prefill and tokens < window:
+    if not options.enable_chunked_prefill and tokens < window and options.max_prompt_tokens is None:
         problems.append(("max_num_batched_tokens", f"{tokens} is below max_model_len {window}, and chunked prefill is "
                          "off\nhint: a prompt of full length would never fit a step"))  # fmt: skip
     if options.max_num_active_seqs > seqs:
@@ -192,7 +147,7 @@ def _checks(options: EngineOptions, model: ModelShape, given: Mapping[str, Any])
     return problems
 
 
-def _warnings(filler: _Filler, options: EngineOptions) -> list[str]:
+def _warnings(filler: Filler, options: EngineOptions) -> list[str]:
     warnings = []
     for name, flag in filler.flags.items():
         value = filler.given.get(name, flag.default)

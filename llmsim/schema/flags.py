@@ -82,11 +82,18 @@ _MODELLED = (
     Flag("enable_prefix_caching", "bool", True, "find the beginnings of prompts in the cache (layers without windows)"),
     Flag("prefill_schedule_interval", "int", 1, "steps from one that computes prompts to the next", 1),
     Flag("async_scheduling", "bool", None, "schedule step n+1 while n runs; default: on"),
+    Flag("stream_interval", "int", 1, "tokens that clients get at a time, after the first one", 1),
+    Flag("max_num_queued_reqs", "int", None, "requests that wait at most, more are rejected; default: no limit", 1),
+    Flag("max_num_queued_tokens", "int", None, "tokens that wait at most, more are rejected; default: no limit", 1),
     Flag("performance_mode", "text", "balanced", "throughput doubles both batch defaults",
          choices=("balanced", "interactivity", "throughput")),
     Flag("enforce_eager", "bool", False, "no CUDA graphs: batches are not padded, launches cost host time"),
     Flag("cudagraph_capture_sizes", "sizes", None, "batch sizes with a CUDA graph; default: vLLM's rule"),
     Flag("max_cudagraph_capture_size", "int", None, "largest batch with a CUDA graph; default: vLLM's rule", 0),
+    Flag("speculative_config", "json", None, "speculative decoding: method, model, num_speculative_tokens, ..."),
+    Flag("spec_method", "text", None, "its method: ngram, draft_model, eagle, eagle3, mtp"),
+    Flag("spec_model", "text", None, "its draft model"),
+    Flag("spec_tokens", "int", None, "its drafts of a sequence and step", 1),
 )  # fmt: skip
 
 
@@ -111,13 +118,6 @@ _NOT_MODELLED = (
     _later("enable_dbo", "bool", False, "batches do not overlap"),
     _later("dbo_decode_token_threshold", "int", 32, "batches do not overlap"),
     _later("dbo_prefill_token_threshold", "int", 512, "batches do not overlap"),
-    _later("stream_interval", "int", 1, "every token is streamed at once", minimum=1),
-    _later("max_num_queued_reqs", "int", None, "the waiting queue has no limit", minimum=1),
-    _later("max_num_queued_tokens", "int", None, "the waiting queue has no limit", minimum=1),
-    _later("speculative_config", "json", None, "one token a sequence and step"),
-    _later("spec_method", "text", None, "one token a sequence and step"),
-    _later("spec_model", "text", None, "one token a sequence and step"),
-    _later("spec_tokens", "int", None, "one token a sequence and step"),
     _later("kv_transfer_config", "json", None, "caches are not handed over"),
     _later("kv_offloading_size", "float", None, "caches stay on the device"),
     _later("kv_offloading_backend", "text", "native", "caches stay on the device"),
@@ -159,4 +159,3 @@ FLAGS: dict[str, Flag] = {flag.name: flag for flag in (*_MODELLED, *_NOT_MODELLE
 ALIASES: dict[str, str] = {alias: flag.name for flag in FLAGS.values() for alias in flag.aliases}
 
 DEFAULT_PRESET = "vllm@0.33"
-PRESETS: dict[str, dict[str, Flag]] = {DEFAULT_PRESET: FLAGS}

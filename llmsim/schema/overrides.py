@@ -4,13 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmsim.errors import ScenarioError
-from llmsim.schema.flags import ALIASES, FLAGS
+from llmsim.schema.flags import ALIASES, DEFAULT_PRESET
+from llmsim.schema.other_flags import ALL_FLAGS, NEGATED, NESTED, OTHER_SPELLINGS, SPELLINGS, engine_of
 from llmsim.schema.source import Key, Source
 
 # Short names of keys that are set often; notebooks, sweeps and --set may use them.
 SHORT = {
     "gpu": "cluster.gpu",
     "num_gpus": "cluster.num_gpus",
+    "preset": "engine.preset",
+    "prune": "model_transform.prune",
+    "prune_kind": "model_transform.prune_kind",
+    "distill_to": "model_transform.distill_to",
     "replicas": "deployment.replicas",
     "router": "deployment.router.policy",
     "deployment.router": "deployment.router.policy",
@@ -27,6 +32,7 @@ SHORT = {
 # Sections that may be written as one word, and the key that the word stands for.
 ONE_WORD: dict[Key, str] = {
     ("cluster",): "name",
+    ("scheduler",): "name",
     ("deployment", "router"): "policy",
     ("workload", "dataset"): "name",
     ("workload", "arrival"): "kind",
@@ -39,51 +45,88 @@ _REPLACES: dict[Key, tuple[str, ...]] = {
     ("cluster", "name"): ("gpu", "num_gpus", "nodes", "gpus", "links"),
     ("cluster", "nodes"): ("name", "gpu", "num_gpus"),
     ("cluster", "gpus"): ("name", "gpu", "num_gpus"),
-    ("workload", "trace"): ("preset", "dataset", "arrival", "closed_loop", "num_prompts"),
+    ("workload", "trace"): ("preset", "dataset", "arrival", "closed_loop", "sessions", "num_prompts"),
     ("workload", "arrival"): ("closed_loop",),
-    ("workload", "closed_loop"): ("arrival",),
-    ("workload", "dataset"): ("trace",),
-    ("workload", "preset"): ("trace", "dataset", "arrival", "closed_loop"),
+    ("workload", "closed_loop"): ("arrival", "sessions"),
+    ("workload", "sessions"): ("trace", "dataset", "closed_loop", "num_prompts"),
+    ("workload", "dataset"): ("trace", "sessions"),
+    ("workload", "preset"): ("trace", "dataset", "arrival", "closed_loop", "sessions"),
 }
 
 
 def normalise(source: Source) -> Source:
-    """Return ``source`` with vLLM's other spellings replaced by the names in `FLAGS`.
+    """Return ``source`` with an engine's other spellings replaced by the names in `ALL_FLAGS`.
 
-    Under ``engine:`` dashes count as underscores and ``no_enable_x: true`` as ``enable_x: false``.
+    Under ``engine:`` dashes count as underscores and ``no_enable_x: true`` as ``enable_x: false``; what else is
+    another spelling depends on the engine of the preset (`llmsim.schema.other_flags`).
     """
-    engine = source.data.get("engine")
-    if not isinstance(engine, dict):
+    section = source.data.get("engine")
+    if not isinstance(section, dict):
         return source
+    engine = engine_of(section.get("preset", DEFAULT_PRESET))
     renamed: dict[str, Any] = {}
     marks = dict(source.marks)
-    for written, value in engine.items():
-        name, value = _flag(str(written), value)
-        name = written if name in renamed else name
-        renamed[name] = value
-        if name != written and ("engine", written) in marks:
-            marks[("engine", name)] = marks.pop(("engine", written))
+    for written, value in section.items():
+        for way, name, part in _flags(str(written), value, engine):
+            here = ("engine", written, *way)
+            if name in renamed:
+                name = written  # given twice, in two spellings: the second one stays as it is, and is unknown
+            renamed[name] = part
+            if name != written and here in marks:
+                marks[("engine", name)] = marks[here] if way else marks.pop(here)
     return Source({**source.data, "engine": renamed}, marks)
 
 
-def _flag(written: str, value: Any) -> tuple[str, Any]:
+def _flags(written: str, value: Any, engine: str) -> list[tuple[tuple[str, ...], str, Any]]:
+    """Return (the way to it, its name, its value) for each flag that ``written`` gives: one, or those within it."""
     name = written.replace("-", "_")
-    name = ALIASES.get(name, name)
-    switch = FLAGS.get(name.removeprefix("no_"))
-    if name.startswith("no_") and name not in FLAGS and switch is not None and switch.kind == "bool":
-        return switch.name, not value if isinstance(value, bool) else value
-    return (name, value) if name in FLAGS else (written, value)
+    within = NESTED[engine].get(name)
+    if within is not None and isinstance(value, Mapping):
+        known = [((key,), within[key], part) for key, part in value.items() if key in within]
+        rest = {key: part for key, part in value.items() if key not in within}
+        return [*known, *([((), name, rest)] if rest else [])]
+    if name in NEGATED[engine]:
+        return [((), NEGATED[engine][name], not value if isinstance(value, bool) else value)]
+    name = SPELLINGS[engine].get(name, name)
+    switch = ALL_FLAGS.get(name.removeprefix("no_"))
+    if name.startswith("no_") and name not in ALL_FLAGS and switch is not None and switch.kind == "bool":
+        return [((), switch.name, not value if isinstance(value, bool) else value)]
+    return [((), name if name in ALL_FLAGS else written, value)]
 
 
-def full_key(name: str) -> Key:
+def _expanded(
+    source: Source, values: Mapping[Key, Any], labels: Mapping[Key, str]
+) -> tuple[dict[Key, Any], dict[Key, str]]:
+    """Return ``values`` and ``labels`` with the engine's flags under their one name."""
+    section = source.data.get("engine")
+    before = section.get("preset", DEFAULT_PRESET) if isinstance(section, Mapping) else DEFAULT_PRESET
+    engine = engine_of(values.get(("engine", "preset"), before))
+    plain: dict[Key, Any] = {}
+    named: dict[Key, str] = {}
+    for key, value in values.items():
+        if key[0] != "engine" or len(key) < 2 or key[1] == "preset":
+            flat = {key: value}
+        else:
+            inner = {str(key[2]): value} if len(key) == 3 and str(key[1]) in NESTED[engine] else value
+            rest = () if inner is not value else key[2:]
+            flat = {("engine", name, *rest): part for _, name, part in _flags(str(key[1]), inner, engine)}
+        plain |= flat
+        named |= {one: labels[key] for one in flat if key in labels}
+    return plain, named
+
+
+def full_key(name: str, value: Any = None) -> Key:
     """Return the key behind a dotted or short name: ``"gpu"`` is ``("cluster", "gpu")``; a bare engine flag is found.
+
+    A section that may be one word stands for that word, unless its ``value`` is a mapping: then for all of it.
 
     Raises:
         ScenarioError: the name is empty or has an empty part.
     """
-    name = SHORT.get(name, name)
+    full = SHORT.get(name, name)
+    name = name if isinstance(value, Mapping) and full.startswith(f"{name}.") else full
     bare = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
-    if bare in FLAGS:
+    if bare in ALL_FLAGS or bare in OTHER_SPELLINGS:
         return ("engine", bare)
     parts = tuple(name.split("."))
     if not all(parts):
@@ -98,8 +141,10 @@ def override(source: Source, values: Mapping[Key, Any], labels: Mapping[Key, str
         ScenarioError: a key leads through a value that is not a mapping.
     """
     data, marks = dict(source.data), dict(source.marks)
+    values, labels = _expanded(source, values, labels)
     chosen = {key[:2] for key in values}
-    for key, value in values.items():
+    # What holds a section comes before what is set within it: a scheduler by name, then a setting of it.
+    for key, value in sorted(values.items(), key=lambda item: len(item[0])):
         inner = data
         for depth, part in enumerate(key[:-1], 1):
             inner[str(part)] = inner = _opened(inner.get(str(part)), key[:depth])

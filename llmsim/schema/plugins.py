@@ -1,5 +1,6 @@
 """A user's own scheduler or router, by name: ``package.module:Name``."""
 
+from functools import reduce
 from importlib import import_module
 from typing import Any
 
@@ -18,7 +19,7 @@ def find(name: str) -> Any:
     except ImportError as error:
         raise ScenarioError(f"cannot import module {module_name!r} ({error})") from None
     try:
-        return getattr(module, attribute)
+        return reduce(getattr, attribute.split("."), module)
     except AttributeError:
         raise ScenarioError(f"module {module_name!r} has no name {attribute!r}") from None
 

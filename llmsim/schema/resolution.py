@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,16 +11,21 @@ from llmsim.engine_options import EngineOptions
 from llmsim.hardware import Cluster, Device, Node
 from llmsim.model import load_model
 from llmsim.model.shape import ModelShape
+from llmsim.model.transform import Transform, transformed
 from llmsim.parallel import Plan, check
-from llmsim.schema import plugins
+from llmsim.performance.calibration import Calibration
+from llmsim.performance.correction import NEUTRAL, StackCorrection, correction_of
+from llmsim.schema import calibrated
 from llmsim.schema.document import Scenario
-from llmsim.schema.engine import EngineChoice, choose
+from llmsim.schema.engine import EngineChoice, choose, drafting
 from llmsim.schema.findings import Findings
-from llmsim.schema.flags import PRESETS
+from llmsim.schema.kinds import by_kind
 from llmsim.schema.machine import machine
+from llmsim.schema.other_flags import engine_of
+from llmsim.schema.policies import SchedulerChoice, choose_scheduler, named_or_own, with_drafts, with_scheduler
+from llmsim.schema.presets import preset_of
 from llmsim.workload.spec import WorkloadSpec
 
-_SCHEDULER_ALIASES = {"vllm": "continuous", "continuous_batching": "continuous", "static_batching": "static"}
 _SLO = re.compile(r"(mean|median|std|p\d+(\.\d+)?)_(ttft|tpot|itl|e2el|queue_time)_ms")
 
 
@@ -29,8 +35,10 @@ class PerformanceOptions:
 
     model: Literal["auto", "fitted", "data_sheet"]
     stack: str
-    static_quant: bool
-    calibration: str | None = None
+    static_quant: bool | None
+    calibration: Calibration | None = None
+    correction: StackCorrection = NEUTRAL
+    residuals: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +56,14 @@ class Resolved:
     plan: Plan
     replicas: int
     options: EngineOptions
+    engine_values: dict[str, Any]
     scheduler: str
+    scheduler_settings: dict[str, Any]
+    make_scheduler: Callable[..., Any]
     router: str
     performance: PerformanceOptions
     workload: WorkloadSpec
-    warmup_requests: int
+    warmup_requests: int | None  # None: found after the run
     warmup_s: float
     slo: dict[str, float]
     goodput: dict[str, float]
@@ -62,23 +73,29 @@ class Resolved:
     origins: dict[str, str]
 
 
-def resolve(scenario: Scenario) -> Resolved:
+def resolve(scenario: Scenario, *, scheduler: Any = None) -> Resolved:
     """Return ``scenario`` with names looked up and defaults filled in; nothing is simulated.
+
+    Args:
+        scenario: what to resolve.
+        scheduler: a scheduler's class, or what makes one, in place of the scenario's: see `with_scheduler`.
 
     Raises:
         ScenarioError: with one line for each thing that is wrong, with file, line and column where known.
         InfeasibleError: the same, when everything is well formed but cannot run.
     """
+    if scheduler is not None:
+        scenario = with_scheduler(scenario, scheduler)
     findings = Findings(scenario)
-    if scenario.engine.preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        findings.add(("engine", "preset"), f"unknown preset (got {scenario.engine.preset!r})\nhint: known: {known}")
+    if findings.attempt(("engine", "preset"), preset_of, scenario.engine.preset) is None:
         findings.settle()
     given = scenario.engine.model_dump(exclude={"preset"}, exclude_unset=True)
     plan = Plan(given.get("tensor_parallel_size") or 1, given.get("pipeline_parallel_size") or 1)
     replicas = scenario.deployment.replicas
     cluster = machine(scenario.cluster, findings, tensor=plan.tensor, groups=plan.pipeline * replicas)
     model = findings.attempt(("model",), load_model, scenario.model)
+    if model is not None:
+        model = _transformed(scenario, model, cluster, findings)
     performance = _performance(scenario, cluster, findings)
     cluster = _priced(cluster, performance)
     engine = None
@@ -88,13 +105,21 @@ def resolve(scenario: Scenario) -> Resolved:
         _check_cluster(scenario, plan, cluster, findings)
     if model is not None and cluster is not None:
         engine = _engine(scenario, given, model, cluster, findings)
-    _check_policies(scenario, findings)
+    default, settings = (engine.scheduler, engine.scheduler_settings) if engine else ("continuous", {})
+    policy = choose_scheduler(scenario, default, settings, findings, given=scheduler)
+    if policy is not None and engine is not None and engine.options.speculation is not None:
+        policy = with_drafts(policy, findings)
+    _check_router(scenario, findings)
     workload = _workload(scenario, engine, findings)
     _check_slo(scenario, findings)
     findings.settle()
     assert cluster is not None
     assert engine is not None
-    return _assembled(scenario, cluster, engine, plan=plan, performance=performance, workload=workload)
+    assert policy is not None
+    resolved = _assembled(
+        scenario, cluster, engine, plan=plan, scheduler=policy, performance=performance, workload=workload
+    )
+    return calibrated.warned(resolved)
 
 
 def _assembled(
@@ -103,6 +128,7 @@ def _assembled(
     engine: EngineChoice,
     *,
     plan: Plan,
+    scheduler: SchedulerChoice,
     performance: PerformanceOptions,
     workload: WorkloadSpec,
 ) -> Resolved:
@@ -121,25 +147,46 @@ def _assembled(
         plan=plan,
         replicas=scenario.deployment.replicas,
         options=engine.options,
-        scheduler=_SCHEDULER_ALIASES.get(scenario.scheduler, scenario.scheduler),
+        scheduler=scheduler.name,
+        scheduler_settings=scheduler.settings,
+        make_scheduler=scheduler.make,
         router=scenario.deployment.router.policy,
         performance=performance,
         workload=workload,
-        warmup_requests=warmup if isinstance(warmup, int) else 0,
-        warmup_s=units.parse(warmup, "s") if isinstance(warmup, str) else 0.0,
+        warmup_requests=warmup if isinstance(warmup, int) else None if warmup == "auto" else 0,
+        warmup_s=units.parse(warmup, "s") if isinstance(warmup, str) and warmup != "auto" else 0.0,
         slo=dict(scenario.slo),
         goodput={str(name): limit for name, limit in scenario.goodput.items()},
         percentiles=tuple(scenario.output.percentiles),
         metrics=tuple(scenario.output.metrics),
-        warnings=(*engine.warnings, *notes),
-        origins={f"engine.{name}": origin for name, origin in engine.origins.items()},
+        engine_values=engine.shown,
+        warnings=(*engine.warnings, *scheduler.warnings, *notes),
+        origins={f"engine.{name}": origin for name, origin in engine.origins.items()} | scheduler.origins,
     )
+
+
+def _transformed(
+    scenario: Scenario, model: ModelShape, cluster: Cluster | None, findings: Findings
+) -> ModelShape | None:
+    """Return the model as it is served: pruned or distilled, if the scenario says so."""
+    section = scenario.model_transform
+    sizes = section.distill_to.model_dump() if section.distill_to else {}
+    wanted = Transform(prune=section.prune, prune_kind=section.prune_kind, **sizes)
+    if not wanted:
+        return model
+    if wanted.prune and wanted.prune_kind == "2:4" and scenario.gives("engine", "quantization"):
+        findings.add(("engine", "quantization"), "goes with a pruned model of kind 2:4 only as the checkpoint's own")
+    sparsity = cluster.nodes[0].device.sparsity if cluster is not None else None
+    return findings.attempt(("model_transform",), transformed, model, wanted, sparsity=sparsity)
 
 
 def _engine(
     scenario: Scenario, given: dict[str, Any], model: ModelShape, cluster: Cluster, findings: Findings
 ) -> EngineChoice:
     choice = choose(given, scenario.engine.preset, model, cluster.nodes[0].device)
+    if engine_of(scenario.engine.preset) == "vllm":  # the others' words for it are not read
+        choice = drafting(choice, given, cluster.nodes[0].device)
+    choice = by_kind(choice, given)
     for name, what in choice.problems:
         findings.add(("engine", name), what)
     return choice
@@ -162,8 +209,6 @@ def _check_cluster(scenario: Scenario, plan: Plan, cluster: Cluster, findings: F
 
 def _performance(scenario: Scenario, cluster: Cluster | None, findings: Findings) -> PerformanceOptions:
     section = scenario.performance
-    if section.calibration is not None:
-        findings.add(("performance", "calibration"), "calibrations are not read in this release")
     kind: Literal["auto", "fitted", "data_sheet"] = "data_sheet" if section.model == "roofline" else section.model
     device = cluster.nodes[0].device if cluster is not None else None
     if kind == "fitted" and device is not None and device.performance is None:
@@ -172,7 +217,15 @@ def _performance(scenario: Scenario, cluster: Cluster | None, findings: Findings
             f"there are no fitted coefficients of {device.name}\nhint: auto or data_sheet",
         )
     stack = section.stack or scenario.engine.preset.split("@")[0]
-    return PerformanceOptions(kind, stack, bool(section.static_quant))
+    correction = correction_of(stack if "@" in stack else scenario.engine.preset)
+    calibration = calibrated.named(scenario, cluster, findings)
+    if calibration is not None:
+        correction = calibration.corrected(correction)
+    if section.residuals is not None:
+        from llmsim.performance.kernel_file import read_kernels
+
+        findings.attempt(("performance", "residuals"), read_kernels, section.residuals)
+    return PerformanceOptions(kind, stack, section.static_quant, calibration, correction, section.residuals)
 
 
 def _priced(cluster: Cluster | None, performance: PerformanceOptions) -> Cluster | None:
@@ -183,22 +236,10 @@ def _priced(cluster: Cluster | None, performance: PerformanceOptions) -> Cluster
     return replace(cluster, nodes=plain)
 
 
-def _check_policies(scenario: Scenario, findings: Findings) -> None:
+def _check_router(scenario: Scenario, findings: Findings) -> None:
     from llmsim.fleet import ROUTERS
-    from llmsim.schedulers import SCHEDULERS
 
-    scheduler = _SCHEDULER_ALIASES.get(scenario.scheduler, scenario.scheduler)
-    _known_or_own(scheduler, list(SCHEDULERS), ("scheduler",), findings)
-    _known_or_own(scenario.deployment.router.policy, list(ROUTERS), ("deployment", "router", "policy"), findings)
-
-
-def _known_or_own(name: str, known: list[str], key: tuple[str, ...], findings: Findings) -> None:
-    if ":" in name:
-        findings.attempt(key, plugins.find, name)
-    elif name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}, or package.module:Name"
-        findings.add(key, f"unknown name (got {name!r})\nhint: {hint}")
+    named_or_own(scenario.deployment.router.policy, list(ROUTERS), ("deployment", "router", "policy"), findings)
 
 
 def _workload(scenario: Scenario, engine: EngineChoice | None, findings: Findings) -> WorkloadSpec:

@@ -1,12 +1,11 @@
 """The resolved scenario as YAML: every value with a comment on where it came from, and a file that runs again."""
 
-import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
-from llmsim.schema.flags import FLAGS
+from llmsim.schema.other_flags import ALL_FLAGS
 from llmsim.schema.resolution import Resolved
+from llmsim.schema.values import shown
 
 _COMMENT_COLUMN = 56
 _DEFAULT = "default"
@@ -24,12 +23,14 @@ def resolved_yaml(resolved: Resolved) -> str:
     lines.append(f"# cluster: {resolved.cluster.title}, {resolved.cluster.devices} devices")
     lines += _lines("model", said["model"], "user")
     lines.append(f"# model: {resolved.model.name}, {resolved.model.source}")
+    if scenario.gives("model_transform"):
+        lines += _lines("model_transform", said["model_transform"], "user")
     lines.append("engine:")
     lines += _lines("preset", resolved.preset, "user" if scenario.gives("engine", "preset") else _DEFAULT, 1)
     for name, value, origin in _engine(resolved):
         lines += _lines(name, value, origin, 1)
     lines += _section(resolved, "deployment")
-    lines += _lines("scheduler", resolved.scheduler, "user" if scenario.gives("scheduler") else _DEFAULT)
+    lines += _scheduler(resolved)
     lines += _section(resolved, "performance", stack=resolved.performance.stack)
     lines += _section(resolved, "workload")
     for name in ("slo", "goodput"):
@@ -43,7 +44,7 @@ def _engine(resolved: Resolved) -> Iterator[tuple[str, Any, str]]:
     """Yield the flags that the simulation reads, and those that the user gave although it does not."""
     options, origins = resolved.options, resolved.origins
     given = resolved.scenario.engine.model_dump(exclude={"preset"}, exclude_unset=True)
-    for name, flag in FLAGS.items():
+    for name, flag in ALL_FLAGS.items():
         origin = origins.get(f"engine.{name}")
         if given.get(name) is not None:
             yield name, given[name], "user" if flag.status == "modelled" else f"user; {flag.status}"
@@ -55,10 +56,23 @@ def _engine(resolved: Resolved) -> Iterator[tuple[str, Any, str]]:
             yield name, None, f"{origin}: {resolved.model.dtype if name == 'dtype' else options.weight_format}"
         elif name == "kv_cache_dtype":
             yield name, "auto", f"{origin}: {options.cache_format}"
+        elif name in resolved.engine_values:
+            yield name, resolved.engine_values[name], origin
         elif hasattr(options, name):
             yield name, getattr(options, name), origin
         elif name != "max_cudagraph_capture_size":
             yield name, flag.default, origin
+
+
+def _scheduler(resolved: Resolved) -> list[str]:
+    """Return the lines of the scheduler and its settings."""
+    origins, settings = resolved.origins, resolved.scheduler_settings
+    if not settings:
+        return _lines("scheduler", resolved.scheduler, origins["scheduler"])
+    lines = ["scheduler:", *_lines("name", resolved.scheduler, origins["scheduler"], 1)]
+    for name, value in settings.items():
+        lines += _lines(name, value, origins[f"scheduler.{name}"], 1)
+    return lines
 
 
 def _section(resolved: Resolved, name: str, **filled: Any) -> list[str]:
@@ -79,24 +93,8 @@ def _section(resolved: Resolved, name: str, **filled: Any) -> list[str]:
 def _lines(key: str, value: Any, origin: str, depth: int = 0) -> list[str]:
     indent = "  " * depth
     if isinstance(value, dict) and value:
-        lines = [f"{indent}{_text(key)}:"]
+        lines = [f"{indent}{shown(key)}:"]
         for name, inner in value.items():
             lines += _lines(str(name), inner, origin, depth + 1)
         return lines
-    return [f"{indent}{_text(key)}: {_text(value)}".ljust(_COMMENT_COLUMN) + f"  # {origin}"]
-
-
-def _text(value: Any) -> str:
-    """Return ``value`` as YAML in one line; JSON is YAML, but for infinity and words that need no quotes."""
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    if isinstance(value, str):
-        from llmsim.schema.source import scalar
-
-        plain = value and all(letter.isalnum() or letter in "_-./@" for letter in value) and value[0].isalpha()
-        return value if plain and scalar(value) == value else json.dumps(value)
-    if isinstance(value, list):
-        return f"[{', '.join(_text(item) for item in value)}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_text(str(key))}: {_text(inner)}' for key, inner in value.items())}}}"
-    return json.dumps(value)
+    return [f"{indent}{shown(key)}: {shown(value)}".ljust(_COMMENT_COLUMN) + f"  # {origin}"]

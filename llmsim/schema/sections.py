@@ -3,8 +3,11 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
-from llmsim.schema.flags import DEFAULT_PRESET, FLAGS, Flag
+from llmsim.model.transform import PRUNE_KINDS
+from llmsim.schema.flags import DEFAULT_PRESET, Flag
+from llmsim.schema.other_flags import ALL_FLAGS
 from llmsim.schema.values import NameOrMapping, Number, SecondsOrCount, Switch, Text, Whole, quantity
 
 AtLeastOne = Annotated[Whole, Field(ge=1)]
@@ -77,6 +80,42 @@ class ClusterSection(Section):
         return self
 
 
+def _sizes(value: Any) -> Any:
+    """Take ``layers=12,hidden=768`` for a mapping, as the command line says it."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.replace(" ", ",").split(",") if part]
+    for name, _, size in pairs:
+        if name not in StudentSection.model_fields or not size:
+            known = ", ".join(StudentSection.model_fields)
+            raise PydanticCustomError(
+                "value", "{what}", {"what": f"not SIZE=N with SIZE one of {known} (got {name + '=' + size})"}
+            )
+    return {name: size for name, _, size in pairs}
+
+
+class StudentSection(Section):
+    """The sizes of a distilled model; what is not given goes with the hidden size, or stays as it is."""
+
+    layers: AtLeastOne | None = Field(None, description="layers")
+    hidden: AtLeastOne | None = Field(None, description="hidden size")
+    heads: AtLeastOne | None = Field(None, description="query heads")
+    kv_heads: AtLeastOne | None = Field(None, description="key-value heads")
+    intermediate: AtLeastOne | None = Field(None, description="width of the feed-forward")
+
+
+class ModelTransformSection(Section):
+    """What is done to the model before it is served: distilled, then pruned.  Quality is not modelled."""
+
+    prune: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="share taken away")
+    prune_kind: Literal[PRUNE_KINDS] = Field(  # type: ignore[valid-type]
+        "width", description="what is taken: width is heads and neurons; unstructured makes nothing faster"
+    )
+    distill_to: Annotated[StudentSection, BeforeValidator(_sizes)] | None = Field(
+        None, description="sizes of a smaller model of the same make, such as {layers: 12}"
+    )
+
+
 class RouterSection(Section):
     """Which replica gets a request."""
 
@@ -92,6 +131,28 @@ class DeploymentSection(Section):
     start_interval_s: NotNegative = Field(0.0, description="seconds between the cold starts of two replicas")
 
 
+def _scheduler_name(value: Any) -> Any:
+    """Take a class of the user's by the name under which it is found again; leave anything else as it is."""
+    if not isinstance(value, type) and not callable(value):
+        return value
+    from llmsim.schema.policies import is_found, label_of
+
+    if not is_found(value):
+        said = label_of(value)
+        raise ValueError(f"{said} is not found by that name\nhint: simulate(scenario, scheduler=...) takes any class")
+    return label_of(value)
+
+
+class SchedulerSection(Section):
+    """Who computes what next; the other keys are settings of the named scheduler (llmsim show NAME)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    name: Annotated[Text | None, BeforeValidator(_scheduler_name)] = Field(
+        None, description="a scheduler (llmsim list schedulers), or package.module:Class; default: the preset's"
+    )
+
+
 class PerformanceSection(Section):
     """Where the price of a step comes from."""
 
@@ -100,7 +161,9 @@ class PerformanceSection(Section):
     )
     stack: Text | None = Field(None, description="software stack of the fitted coefficients, such as vllm")
     static_quant: Switch | None = Field(None, description="fp8/nvfp4 with static scales: no quantisation kernels")
-    calibration: Text | None = Field(None, description="file of a calibration; not in this release")
+    residuals: Text | None = Field(None, description="CSV of measured kernels that correct the formulas")
+    calibration: Text | None = Field(None, description="file that llmsim calibrate wrote")
+    force_calibration: Switch = Field(False, description="apply a calibration of another device all the same")
     tokenize_us_per_token: NotNegative = Field(
         TOKENIZE_US, description="host time to tokenize a prompt, microseconds a token on one core; 0 for token ids"
     )
@@ -142,17 +205,38 @@ class ClosedLoopSection(Section):
     concurrency: AtLeastOne = Field(description="requests in flight")
 
 
+class SessionsSection(Section):
+    """Users whose turns build on each other; the other keys are in docs/workloads.md."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    users: AtLeastOne | None = Field(None, description="one session after the other each; default: workload.arrival")
+    count: AtLeastOne | None = Field(None, description="sessions; default: 100")
+
+
+class SplitSection(Section):
+    """How long inputs are cut into requests of their own."""
+
+    chunk: AtLeastOne = Field(description="tokens of a piece")
+    overlap: Annotated[Whole, Field(ge=0)] = Field(0, description="tokens that a piece shares with the one before it")
+    merge: Switch = Field(False, description="one more request reads the answers and gives the one asked for")
+    piece_output: AtLeastOne | None = Field(None, description="tokens of a piece's answer; default: the request's own")
+    merge_prompt: Annotated[Whole, Field(ge=0)] = Field(0, description="tokens of instructions before the answers")
+
+
 class WorkloadSection(Section):
-    """What is asked of the cluster: a preset, a trace, or lengths with arrivals or a closed loop."""
+    """What is asked of the cluster: a preset, a trace, sessions, or lengths with arrivals or a closed loop."""
 
     preset: Text | None = Field(None, description="workload of the catalogue (llmsim list workloads)")
     dataset: Annotated[DatasetSection, _under("name")] | None = None
     arrival: Annotated[ArrivalSection, _under("kind")] | None = None
     trace: Annotated[TraceSection, _under("path")] | None = None
     closed_loop: Annotated[ClosedLoopSection, _under("concurrency")] | None = None
+    sessions: SessionsSection | None = None
+    split_long: Annotated[SplitSection, _under("chunk")] | None = None
     num_prompts: AtLeastOne | None = Field(None, description="requests; default: 1000, or all rows of a trace")
     on_too_long: Literal["reject", "truncate", "error"] = Field("reject", description="a request that can never fit")
-    warmup: SecondsOrCount = Field(0, description="requests or a duration such as 30s left out of the metrics")
+    warmup: SecondsOrCount = Field(0, description="requests or a duration such as 30s left out of metrics; auto: found")
 
 
 class OutputSection(Section):
@@ -189,7 +273,7 @@ def _field(flag: Flag) -> tuple[Any, Any]:
 if TYPE_CHECKING:
 
     class EngineSection(Section):
-        """Every engine flag of the preset; None: the preset's default."""
+        """Every engine flag of every preset; None: the preset's default."""
 
         preset: str = DEFAULT_PRESET
 else:
@@ -197,7 +281,7 @@ else:
         "EngineSection",
         __base__=Section,
         __module__=__name__,
-        __doc__="Every engine flag of the preset; None: the preset's default.",
+        __doc__="Every engine flag of every preset; None: the preset's default.",
         preset=(Text, Field(DEFAULT_PRESET, description="fixes every default: engine and version")),
-        **{flag.name: _field(flag) for flag in FLAGS.values()},
+        **{flag.name: _field(flag) for flag in ALL_FLAGS.values()},
     )

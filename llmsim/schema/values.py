@@ -1,5 +1,7 @@
 """Values as people write them: numbers in quotes or with a suffix, yes and no, quantities with units."""
 
+import json
+import math
 import re
 from typing import Annotated, Any
 
@@ -81,7 +83,7 @@ def switch(value: Any) -> bool:
 
 
 def seconds_or_count(value: Any) -> int | str:
-    """Return a warm-up: 200 requests, or "30s".
+    """Return a warm-up: 200 requests, "30s", or "auto".
 
     Raises:
         PydanticCustomError: it is neither a count nor a duration.
@@ -89,11 +91,13 @@ def seconds_or_count(value: Any) -> int | str:
     from llmsim import units
     from llmsim.errors import InputError
 
+    if value == "auto":
+        return "auto"
     if isinstance(value, str) and not isinstance(scalar(value), int | float):
         try:
             units.parse(value, "s")
         except InputError:
-            raise _fail("neither a number of requests nor a duration such as 30s", value) from None
+            raise _fail("neither a number of requests nor a duration such as 30s, nor auto", value) from None
         return value
     return whole(value)
 
@@ -131,3 +135,17 @@ def quantity(dimension: str) -> BeforeValidator:
         return str(value)
 
     return BeforeValidator(check)
+
+
+def shown(value: Any) -> str:
+    """Return ``value`` as YAML in one line; JSON is YAML, but for infinity and words that need no quotes."""
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if isinstance(value, str):
+        plain = value and all(letter.isalnum() or letter in "_-./@" for letter in value) and value[0].isalpha()
+        return value if plain and scalar(value) == value else json.dumps(value)
+    if isinstance(value, list):
+        return f"[{', '.join(shown(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{shown(str(key))}: {shown(inner)}' for key, inner in value.items())}}}"
+    return json.dumps(value)

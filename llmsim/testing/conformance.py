@@ -18,6 +18,7 @@ from llmsim.kvcache.decode_group import DecodeGroup
 from llmsim.kvcache.prefix import PrefixCache
 from llmsim.schedulers.batch import Batch
 from llmsim.schedulers.continuous import ContinuousBatching
+from llmsim.schedulers.decision_log import decision, scheduled
 from llmsim.schedulers.sequence import Sequence
 from llmsim.workload.request import Request
 
@@ -121,23 +122,14 @@ class _Replay:
             scheduler.add(sequence)
         aborted = self._abort()
         batch = scheduler.next_batch()
-        scheduled = _scheduled(batch) if batch is not None else []
-        self._count(batch)
-        admitted = batch.admitted if batch is not None else ()
-        line: dict[str, Any] = {
-            "step": self.steps,
-            "scheduled": {sequence.request.id: tokens for sequence, tokens in scheduled},
-            "new": [sequence.request.id for sequence in admitted if not sequence.preemptions],
-            "resumed": [sequence.request.id for sequence in admitted if sequence.preemptions],
-            "preempted": [sequence.request.id for sequence in batch.preempted] if batch is not None else [],
-            "cached_tokens": {sequence.request.id: sequence.found for sequence in admitted},
-            "num_running": len(scheduler.running),
-            "num_waiting": len(scheduler.waiting),
-            "free_blocks": pool.free,
-        }
+        line: dict[str, Any] = {"step": self.steps}
+        line |= decision(batch, batch.admitted if batch is not None else (), scheduler, pool)
+        computes = scheduled(batch)
+        if batch is not None:
+            batch.count_chunks()
         if self.steps in self.aborts:
             line["aborted"] = aborted
-        line.update(self._update(batch, scheduled))
+        line.update(self._update(batch, computes))
         line["free_blocks_end"] = pool.free
         self.steps += 1
         return line
@@ -152,19 +144,6 @@ class _Replay:
                 aborted.append(sequence.request.id)
         return aborted
 
-    def _count(self, batch: Batch | None) -> None:
-        """Count what has been scheduled as computed, as the engine does."""
-        if batch is None:
-            return
-        for sequence, tokens in batch.chunks:
-            sequence.computed += tokens
-            if sequence.computed == sequence.total:
-                sequence.total += 1
-                sequence.generated += 1
-                batch.sampling.append(sequence)
-                if sequence.done:
-                    batch.ending.append(sequence)
-
     def _name_outputs(self, sequences: Iterable[Sequence]) -> None:
         """Make blocks that output has filled findable, but for the token that the step ahead computes."""
         for sequence in sequences:
@@ -173,19 +152,19 @@ class _Replay:
                 computed = sequence.base + group.clock if isinstance(group, DecodeGroup) else sequence.computed
                 self.pool.name(sequence, computed - 1)
 
-    def _update(self, batch: Batch | None, scheduled: list[tuple[Sequence, int]]) -> dict[str, Any]:
+    def _update(self, batch: Batch | None, computes: list[tuple[Sequence, int]]) -> dict[str, Any]:
         """Process the output of this step, or of the one before, and return what ended."""
         ahead = self.options.async_scheduling
-        if batch is not None and scheduled:
+        if batch is not None and computes:
             unfinished = {sequence for sequence, _ in batch.chunks} - set(batch.sampling)
-            sampling = [sequence for sequence, _ in scheduled if sequence not in unfinished]
+            sampling = [sequence for sequence, _ in computes if sequence not in unfinished]
             self.in_flight.append((self.steps, batch, sampling))
         elif ahead and self.in_flight:
             self.in_flight.append(None)
         line: dict[str, Any] = {"finished": []}
         if ahead:
             line["updated"] = None
-        if not self.in_flight or (ahead and len(self.in_flight) < 2 and scheduled):
+        if not self.in_flight or (ahead and len(self.in_flight) < 2 and computes):
             return line
         entry = self.in_flight.popleft()
         if entry is None:
@@ -225,9 +204,3 @@ class _Replay:
 def _places(count: int, start: list[int]) -> range:
     first = start[0] if start else 0
     return range(first, first + count)
-
-
-def _scheduled(batch: Batch) -> list[tuple[Sequence, int]]:
-    """Return all that a batch computes in one step, in the order of service."""
-    decodes = [(sequence, 1) for sequence in batch.decodes.members] if batch.decodes is not None else []
-    return sorted([*decodes, *batch.chunks], key=lambda pair: pair[0].order)

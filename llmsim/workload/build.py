@@ -8,6 +8,7 @@ from llmsim.errors import CatalogError, ScenarioError, TraceError
 from llmsim.workload.arrivals import AllAtOnce, RampedRenewal
 from llmsim.workload.build_arrivals import build_arrivals
 from llmsim.workload.build_lengths import build_lengths, parse_distribution
+from llmsim.workload.build_sessions import build_sessions
 from llmsim.workload.closed_loop import Capped, ClosedLoop
 from llmsim.workload.distributions import Distribution, Fixed
 from llmsim.workload.lengths import Lengths
@@ -21,10 +22,14 @@ from llmsim.workload.readers.rows import ReadOptions
 from llmsim.workload.replay import Trace, TraceLengths, TraceOptions, TraceReplay, expected_rows
 from llmsim.workload.servegen import ServeGen, scaled_to
 from llmsim.workload.servegen_data import load_clients
+from llmsim.workload.session_replay import SessionReplay
 from llmsim.workload.spec import DEFAULT_NUM_PROMPTS, WorkloadSpec
+from llmsim.workload.split import Split, read_cut
+from llmsim.workload.tenants import Tenant, Tenanted, read_tenants
 from llmsim.workload.vllm_bench import PrefixRepetition, VllmArrivals, VllmRandomLengths
 from llmsim.workload.window import ContextWindow
 
+_ANY_LENGTH = 2**62  # tokens
 _FILE_DATASETS = ("sharegpt", "burstgpt", "custom", "timed_trace", "trace")
 
 
@@ -38,14 +43,27 @@ def build(spec: WorkloadSpec, *, seed: int, max_model_len: int, base: Path | Non
         CatalogError: a preset or a table is not known.
         TraceError: the trace does not exist or is of no known format.
     """
-    spec = _with_file_dataset(filled(spec))
+    spec, tenants = _without_tenants(filled(spec))
+    cut = None if spec.split_long is None else read_cut(spec.split_long, max_model_len)
+    # What is cut has to fit in pieces only; the engine refuses a piece that does not.
+    workload = _build(_with_file_dataset(spec), seed, max_model_len if cut is None else _ANY_LENGTH, base)
+    workload = workload if tenants is None else Tenanted(workload, tenants, seed)
+    return workload if cut is None else Split(workload, cut)
+
+
+def _build(spec: WorkloadSpec, seed: int, max_model_len: int, base: Path | None) -> Workload:
+    """Return the workload of a spec that names neither a preset nor tenants."""
     if spec.num_prompts is not None and spec.num_prompts < 1:
         raise ScenarioError(f"workload.num_prompts: must be at least 1 (got {spec.num_prompts})")
     window = ContextWindow(max_model_len, spec.on_too_long)
     if spec.trace is not None:
         if spec.dataset is not None:
             raise ScenarioError("workload.dataset: the trace gives the lengths\nhint: remove one of dataset and trace")
+        if spec.sessions is not None:
+            raise ScenarioError("workload.sessions: the trace gives the sessions\nhint: trace: {sessions: closed}")
         return _from_trace(spec, seed, window, base)
+    if spec.sessions is not None:
+        return build_sessions(spec, seed, window)
     count = spec.num_prompts or DEFAULT_NUM_PROMPTS
     return _generated(spec, build_lengths(spec.dataset), count, seed, window)
 
@@ -97,6 +115,15 @@ def _think_time(options: Parameters) -> tuple[Distribution | None, str]:
     return (Fixed(fixed), f", think time {fixed:g} s") if fixed else (None, "")
 
 
+def _without_tenants(spec: WorkloadSpec) -> tuple[WorkloadSpec, tuple[Tenant, ...] | None]:
+    """Return ``spec`` without the tenants of its dataset, and those."""
+    dataset = dict(spec.dataset or {})
+    if "tenants" not in dataset:
+        return spec, None
+    tenants = read_tenants(dataset.pop("tenants"), "workload.dataset.tenants")
+    return replace(spec, dataset=dataset or None), tenants
+
+
 def _with_file_dataset(spec: WorkloadSpec) -> WorkloadSpec:
     """Return ``spec`` with vLLM's datasets that read a file turned into a trace."""
     dataset = spec.dataset
@@ -123,7 +150,13 @@ def _from_trace(spec: WorkloadSpec, seed: int, window: ContextWindow, base: Path
         return _servegen(spec, options, path, seed, window)
     trace = Trace(path, found, _trace_options(options, spec.num_prompts), seed)
     cap = options.optional_whole("max_concurrency", least=1)
+    closed = options.text("sessions", "open", choices=("open", "closed")) == "closed"
+    served = options.number("served_ms_per_token", 0.0, least=0.0)
     options.finish()
+    if closed:
+        return _closed_sessions(spec, options, trace, served, window)
+    if served:
+        raise options.error("served_ms_per_token", "means nothing without sessions: closed")
     if found.has_times and spec.arrival is None and spec.closed_loop is None:
         replay = TraceReplay(trace, window, expected_rows(trace))
         return replay if cap is None else Capped(replay, cap)
@@ -131,6 +164,19 @@ def _from_trace(spec: WorkloadSpec, seed: int, window: ContextWindow, base: Path
         if name in options:
             raise options.error(name, "means nothing: the times of the trace are not used")
     return _generated(spec, TraceLengths(trace), spec.num_prompts, seed, window)
+
+
+def _closed_sessions(
+    spec: WorkloadSpec, options: Parameters, trace: Trace, served_ms: float, window: ContextWindow
+) -> Workload:
+    if not trace.format.has_times:
+        raise options.error("sessions", f"need times, and {trace.format.title} has none")
+    for name in ("arrival", "closed_loop"):
+        if getattr(spec, name) is not None:
+            raise ScenarioError(f"workload.{name}: means nothing beside trace.sessions: closed")
+    if "max_concurrency" in options:
+        raise options.error("max_concurrency", "does not work with sessions: closed")
+    return SessionReplay(trace, window, served_ms)
 
 
 def trace_path(name: str, base: Path | None = None) -> Path:

@@ -12,6 +12,7 @@ from llmsim.workload.distributions import (
     Empirical,
     Exponential,
     Fixed,
+    Geometric,
     Length,
     Lognormal,
     Mixture,
@@ -26,7 +27,9 @@ from llmsim.workload.vllm_bench import PrefixRepetition, VllmRandomLengths
 
 _PROMPT_NAMES = ("prompt", "input", "input_len")
 _OUTPUT_NAMES = ("output", "output_len")
-DISTRIBUTIONS = ("fixed", "uniform", "lognormal", "normal", "exponential", "mixture", "quantiles", "empirical", "table")
+DISTRIBUTIONS = (
+    "fixed", "uniform", "lognormal", "normal", "exponential", "geometric", "mixture", "quantiles", "empirical", "table",
+)  # fmt: skip
 DATASETS = ("random", "vllm_random", "prefix_repetition", "table", "lengths", *DISTRIBUTIONS[:-1])
 
 
@@ -119,8 +122,8 @@ def _sampled(options: Parameters, name: str) -> Lengths:
     kind = None if name == "lengths" else name
     prompt_name = next((key for key in _PROMPT_NAMES if key in options), "prompt")
     output_name = next((key for key in _OUTPUT_NAMES if key in options), "output")
-    prompt, prompt_label = _length(options, prompt_name, kind)
-    output, output_label = _length(options, output_name, kind)
+    prompt, prompt_label = parse_length(options, prompt_name, kind)
+    output, output_label = parse_length(options, output_name, kind)
     return SampledLengths(
         f"prompt {prompt_label}, output {output_label}",
         prompt,
@@ -142,7 +145,12 @@ def _prefixes(options: Parameters) -> SharedPrefixes | None:
     return prefixes
 
 
-def _length(options: Parameters, name: str, kind: str | None) -> tuple[Length, str]:
+def parse_length(options: Parameters, name: str, kind: str | None) -> tuple[Length, str]:
+    """Return the length that option ``name`` describes, a number or a distribution, and its label.
+
+    Raises:
+        ScenarioError: an option is wrong; the message names it.
+    """
     value = options.raw(name)
     if not isinstance(value, Mapping):
         tokens = options.whole(name, least=1)
@@ -172,6 +180,7 @@ def parse_distribution(side: Parameters, kind: str | None = None) -> Distributio
         "lognormal": _lognormal,
         "normal": lambda options: Normal(options.number("mean"), options.number("sd", least=0.0)),
         "exponential": lambda options: Exponential(options.number("mean", above=0.0)),
+        "geometric": lambda options: Geometric(options.number("mean", least=1.0)),
         "mixture": _mixture,
         "quantiles": _quantiles,
         "empirical": _empirical,

@@ -86,7 +86,7 @@ class Capped:
 
     As `vllm bench serve --max-concurrency`: requests go out in order, each at its own time or when a
     place becomes free, whichever is later.  The arrival time of a request that was held back is
-    the moment it was sent.
+    the moment it was sent, and its deadline moves with it.
     """
 
     inner: Workload
@@ -123,4 +123,5 @@ class Capped:
 
 
 def _sent_at(request: Request, moment_s: float) -> Request:
-    return replace(request, arrival_s=moment_s)
+    deadline_s = None if request.deadline_s is None else request.deadline_s + moment_s - request.arrival_s
+    return replace(request, arrival_s=moment_s, deadline_s=deadline_s)

@@ -1,23 +1,24 @@
 """Write requests as a trace in a format of the field: convert one trace into another, or keep what was generated."""
 
-import gzip
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
 from llmsim.catalog import unknown
 from llmsim.errors import ScenarioError, TraceError
+from llmsim.textfile import written
 from llmsim.workload.build import trace_path
 from llmsim.workload.closed_loop import Capped, ClosedLoop
 from llmsim.workload.protocol import Workload
 from llmsim.workload.readers.detect import format_named
 from llmsim.workload.replay import Trace, TraceOptions, TraceReplay
-from llmsim.workload.request import Prefix, Request
+from llmsim.workload.request import History, Prefix, Request
+from llmsim.workload.sessions import Sessions
+from llmsim.workload.tenants import Tenanted
 from llmsim.workload.window import ContextWindow
 
 _AZURE_START = datetime(2023, 11, 16)  # any day does: only differences of these stamps mean something
@@ -55,7 +56,8 @@ def generate(workload: Workload, target: str | Path, to: str = "csv") -> int:
         ScenarioError: the workload is a closed loop, whose times only a simulation knows.
         TraceError: ``to`` is not one of `WRITERS`.
     """
-    if isinstance(workload, ClosedLoop | Capped):
+    inner = workload.inner if isinstance(workload, Tenanted) else workload
+    if isinstance(inner, ClosedLoop | Capped | Sessions):
         raise ScenarioError("workload: the times of a closed loop are known only once it was simulated")
     return write(workload.start(), target, to)
 
@@ -84,17 +86,8 @@ def write(requests: Iterable[Request], target: str | Path, to: str) -> int:
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     try:
-        if path.suffix == ".gz":
-            # a fixed time of modification, so that equal content gives equal files
-            with (
-                open(path, "wb") as raw,
-                gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-                io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
-            ):
-                yield text
-        else:
-            with open(path, "w", encoding="utf-8", newline="") as text:
-                yield text
+        with written(path) as text:
+            yield text
     except OSError as error:
         raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from None
 
@@ -104,20 +97,31 @@ def _seconds(arrival_s: float) -> str:
 
 
 def _csv_lines(requests: Iterable[Request]) -> Iterator[str]:
-    """Yield the generic CSV; a session column comes when the first request belongs to a session."""
-    sessions = False
-    for number, request in enumerate(requests):
-        if number == 0:
-            sessions = request.session_id is not None
-            yield "arrival_s,prompt_tokens,output_tokens" + (",session_id" if sessions else "")
+    """Yield the generic CSV, with the columns that one of the first requests has a use for."""
+    rest = iter(requests)
+    first = list(islice(rest, _LOOKED_AT))
+    columns = [name for name, cell in _COLUMNS.items() if any(cell(request) for request in first)]
+    cells = [_COLUMNS[name] for name in columns]
+    if first:
+        yield ",".join(("arrival_s,prompt_tokens,output_tokens", *columns))
+    for request in chain(first, rest):
         line = f"{_seconds(request.arrival_s)},{request.prompt_tokens},{request.output_tokens}"
-        yield f"{line},{_quoted(request.session_id)}" if sessions else line
+        yield ",".join((line, *(cell(request) for cell in cells)))
 
 
 def _quoted(text: str | None) -> str:
     if text is None or not any(character in text for character in ',"\r\n'):
         return text or ""
     return '"' + text.replace('"', '""') + '"'
+
+
+_LOOKED_AT = 1000
+_COLUMNS: dict[str, Callable[[Request], str]] = {
+    "session_id": lambda request: _quoted(request.session_id),
+    "tenant": lambda request: _quoted(request.tenant),
+    "priority": lambda request: str(request.priority) if request.priority else "",
+    "slack_s": lambda request: "" if request.deadline_s is None else _seconds(request.deadline_s - request.arrival_s),
+}
 
 
 def _vidur_lines(requests: Iterable[Request]) -> Iterator[str]:
@@ -159,10 +163,10 @@ class _Blocks:
         self._known: dict[tuple[int, int], int] = {}
         self._next = 0
 
-    def of(self, prefix: Prefix | None, prompt_tokens: int) -> list[int]:
+    def of(self, prefix: Prefix | History | None, prompt_tokens: int) -> list[int]:
         """Return one identifier for each block of a prompt; blocks that ``prefix`` does not name are new."""
         wanted = -(-prompt_tokens // self._size)
-        shared = () if prefix is None else self._translated(prefix, prompt_tokens)
+        shared = self._translated(prefix, prompt_tokens) if isinstance(prefix, Prefix) else ()
         identifiers: list[int] = []
         for key in chain(shared, (None for _ in range(wanted))):
             if len(identifiers) == wanted:

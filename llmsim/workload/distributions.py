@@ -74,6 +74,19 @@ class Normal:
 
 
 @dataclass(frozen=True, slots=True)
+class Geometric:
+    """Whole numbers from 1 on: every further one comes with the same probability, 1 - 1 / ``mean``."""
+
+    mean: float
+
+    def quantile(self, uniform: Floats) -> Floats:
+        """Return whole numbers."""
+        if self.mean <= 1.0:
+            return np.ones(len(uniform))
+        return np.maximum(np.ceil(np.log1p(-uniform) / math.log1p(-1.0 / self.mean)), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Exponential:
     """An exponential variable."""
 

@@ -10,7 +10,8 @@ from llmsim.workload.spec import WorkloadSpec
 from llmsim.workload.tables import load_record
 
 _KIND = "workloads/presets"
-_SECTIONS = ("dataset", "arrival", "closed_loop")
+_SECTIONS = ("dataset", "arrival", "closed_loop", "sessions")
+_OF_USERS = ("users", "rest_s", "ramp_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def filled(spec: WorkloadSpec) -> WorkloadSpec:
     """Return ``spec`` with what it leaves open filled from its preset.
 
     A section is merged key by key, unless it names another kind of arrival or dataset: then it stands alone.
-    A closed loop or a trace in the spec replaces the preset's arrivals; the trace's lengths replace its lengths.
+    A closed loop or users of sessions in the spec replace the preset's arrivals, and arrivals replace those.
 
     Raises:
         CatalogError: the preset is not known or broken.
@@ -75,6 +76,11 @@ def filled(spec: WorkloadSpec) -> WorkloadSpec:
         merged["arrival"] = None
     if spec.arrival is not None and spec.closed_loop is None:
         merged["closed_loop"] = None
+    if merged["sessions"] is not None:
+        if "users" in (spec.sessions or {}) and spec.arrival is None:
+            merged["arrival"] = None
+        elif spec.arrival is not None and "users" not in (spec.sessions or {}):
+            merged["sessions"] = {key: value for key, value in merged["sessions"].items() if key not in _OF_USERS}
     return replace(spec, **merged, num_prompts=spec.num_prompts or fields.get("num_prompts"), preset=None)
 
 

@@ -179,15 +179,16 @@ class TraceReplay:
                 prompt, output = self.window.fit(row.id or str(number), prompt, output)
                 prefix = cut_prefix(prefix, prompt)
             # Only traces with times are replayed (`build`), so every row has a stamp here.
+            arrival_s = (row.time_ns - origin) / per_second  # type: ignore[operator]
             yield Request(
                 row.id or str(number),
-                (row.time_ns - origin) / per_second,  # type: ignore[operator]
+                arrival_s,
                 prompt,
                 output,
                 None,
                 row.tenant,
-                0,
-                None,
+                row.priority,
+                None if row.slack_s is None else arrival_s + row.slack_s,
                 row.session_id,
                 row.parent,
                 prefix,

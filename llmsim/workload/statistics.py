@@ -158,13 +158,14 @@ class PrefixReuse:
         """Look one prompt up, and remember it.  A last block that is partial counts only as long as it is."""
         seen = self._seen
         hits = 0
-        for identifier in prefix.hash_ids:
+        asked = prefix.hash_ids[: -(-prompt_tokens // prefix.block_tokens)]
+        for identifier in asked:
             if identifier not in seen:
                 break
             hits += 1
         seen.update(prefix.hash_ids[hits:])
         self.block_tokens = prefix.block_tokens
-        self.blocks += len(prefix.hash_ids)
+        self.blocks += len(asked)
         self.hit_blocks += hits
         self.cached_tokens += min(hits * prefix.block_tokens, prompt_tokens)
         self.prompt_tokens += prompt_tokens

@@ -45,8 +45,8 @@ class ContextWindow:
 
 
 def cut_prefix(prefix: Prefix | None, prompt_tokens: int) -> Prefix | None:
-    """Return the part of ``prefix`` that lies within the first ``prompt_tokens`` tokens."""
+    """Return the part of ``prefix`` in the first ``prompt_tokens`` tokens; what it says of an answer goes."""
     if prefix is None:
         return None
     blocks = -(-prompt_tokens // prefix.block_tokens)
-    return prefix if len(prefix.hash_ids) <= blocks else Prefix(prefix.hash_ids[:blocks], prefix.block_tokens)
+    return Prefix(prefix.hash_ids[:blocks], prefix.block_tokens)

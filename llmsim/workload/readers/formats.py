@@ -13,6 +13,7 @@ from llmsim.workload.readers.lines import Keys, objects, read_lines
 from llmsim.workload.readers.rows import Reading, Row
 from llmsim.workload.readers.sharegpt import read_sharegpt
 from llmsim.workload.readers.table import Columns, read_table
+from llmsim.workload.readers.urgency import Urgency
 
 Reader = Callable[[Reading], Iterator[Row]]
 
@@ -52,6 +53,7 @@ def _hashed(time_unit: str, block_tokens: int) -> Reader:
         hash_ids="hash_ids",
         block_tokens=block_tokens,
         session="session_id",
+        delay="delay",
     )
     return _lines(keys)
 
@@ -85,12 +87,14 @@ def _read_generic_csv(reading: Reading) -> Iterator[Row]:
         None if time is None else synonyms.unit_of(time),
         session=names["session"],
         tenant=names["tenant"],
+        urgency=_urgency(header),
     )
     return read_table(reading, columns)
 
 
 def _read_generic_lines(reading: Reading) -> Iterator[Row]:
-    names = _named(_first_keys(reading), reading)
+    header = _first_keys(reading)
+    names = _named(header, reading)
     time = names["time"]
     keys = Keys(
         names["prompt"],
@@ -99,8 +103,17 @@ def _read_generic_lines(reading: Reading) -> Iterator[Row]:
         time_unit=None if time is None else synonyms.unit_of(time),
         hash_ids="hash_ids",
         session=names["session"],
+        tenant=names["tenant"],
+        urgency=_urgency(header),
     )
     return read_lines(reading, keys)
+
+
+def _urgency(header: list[str]) -> Urgency | None:
+    """Return the columns of priority and deadline, None where there are none."""
+    every = (synonyms.PRIORITY_NAMES, synonyms.DEADLINE_NAMES, synonyms.SLACK_NAMES)
+    names = [synonyms.pick(known, header) for known in every]
+    return Urgency(*names) if any(names) else None
 
 
 def _named(header: list[str], reading: Reading) -> dict[str, str | None]:
@@ -127,11 +140,15 @@ def header_of(text: str) -> list[str]:
 
 
 _BURSTGPT = Columns("Request tokens", "Response tokens", "Timestamp", "s", tenant="Model")
-_BURSTGPT_2 = Columns("Request tokens", "Response tokens", "Timestamp", "s", session="Session ID", tenant="Model")
+_BURSTGPT_2 = Columns(
+    "Request tokens", "Response tokens", "Timestamp", "s", session="Session ID", tenant="Model", served="Elapsed time"
+)
 _VIDUR = Columns("num_prefill_tokens", "num_decode_tokens", "arrived_at", "s")
 _VIDUR_LENGTHS = Columns("num_prefill_tokens", "num_decode_tokens")
 _VIDUR_DATED = Columns("PromptTokenCount", "CompletionTokenCount", ("Date", "Time"))
-_LMCACHE = Keys(prompt_text="input", output_text="output", time="timestamp", time_unit="us", session="session_id")
+_LMCACHE = Keys(
+    prompt_text="input", output_text="output", time="timestamp", time_unit="us", session="session_id", text_ids=True
+)
 
 FORMATS: dict[str, Format] = {
     item.name: item

@@ -1,6 +1,8 @@
 """Traces of JSON objects, one a line."""
 
+import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +12,19 @@ from llmsim.workload.readers.files import open_text
 from llmsim.workload.readers.rows import Reading, Row
 from llmsim.workload.readers.stamps import Stamp
 from llmsim.workload.readers.table import MOST_TOKENS, shortened, stamp_reader, whole_number
+from llmsim.workload.readers.urgency import Urgency
 from llmsim.workload.request import Prefix
+
+_TEXT_BLOCK = 16  # tokens of text that one identifier stands for, vLLM's block
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Which key means what; ``prompt_text`` and ``output_text`` are texts whose tokens must be estimated."""
+    """Which key means what; ``prompt_text`` and ``output_text`` are texts whose tokens must be estimated.
+
+    ``delay`` is the pause after the session's turn before, in milliseconds (aiperf's `mooncake_trace`); a row that
+    has one may lack a time.  With ``text_ids`` prompts that begin alike get identifiers that begin alike.
+    """
 
     prompt: str | None = None
     output: str | None = None
@@ -28,6 +37,10 @@ class Keys:
     id: str | None = None
     session: str | None = None
     parent: str | None = None
+    delay: str | None = None
+    text_ids: bool = False
+    tenant: str | None = None
+    urgency: Urgency | None = None
 
 
 def objects(reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -59,22 +72,38 @@ def read_lines(reading: Reading, keys: Keys) -> Iterator[Row]:
     """
     stamp: Stamp | None = None
     time = keys.time
+    last: dict[str, int] = {}  # the latest time of each session with pauses
     block_tokens = reading.options.block_tokens or keys.block_tokens
     for number, item in objects(reading):
         place = f"{reading.name}:row {number}"
-        if time is not None and stamp is None:
+        delay_ns = None if keys.delay is None else _delay(item, keys.delay, place)
+        session = _name(item, keys.session)
+        if time is not None and stamp is None and time in item:
             unit = reading.options.time_unit or keys.time_unit
             stamp = stamp_reader(reading, time, unit, item.get(time))
-        yield Row(
+        time_ns = None
+        if time is not None:
+            if delay_ns is not None and session in last and item.get(time) is None:
+                time_ns = last[session] + delay_ns
+            elif stamp is None or time not in item:
+                raise TraceError(f"{place}: column {time}: is missing (got {', '.join(item) or 'nothing'})")
+            else:
+                time_ns = _time(item, time, stamp, place)
+            if keys.delay is not None and session is not None:
+                last[session] = time_ns
+        row = Row(
             number,
-            None if time is None or stamp is None else _time(item, time, stamp, place),
+            time_ns,
             _prompt(item, keys, reading, place),
             _output(item, keys, reading, place),
-            None if keys.hash_ids is None else _prefix(item, keys.hash_ids, block_tokens, place),
+            _text_prefix(item, keys, reading) if keys.text_ids else _prefix(item, keys.hash_ids, block_tokens, place),
             _name(item, keys.id),
-            _name(item, keys.session),
+            session,
             _name(item, keys.parent),
+            _name(item, keys.tenant),
+            delay_ns=delay_ns,
         )
+        yield row if keys.urgency is None else keys.urgency.mark(row, item, place)
 
 
 def estimated_tokens(text: str, reading: Reading) -> int:
@@ -132,8 +161,31 @@ def _time(item: dict[str, Any], key: str, stamp: Stamp, place: str) -> int:
         raise TraceError(f"{place}: column {key}: {shortened(item[key])} is not a time") from None
 
 
-def _prefix(item: dict[str, Any], key: str, block_tokens: int, place: str) -> Prefix | None:
-    ids = item.get(key)
+def _delay(item: dict[str, Any], key: str, place: str) -> int | None:
+    value = item.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise TraceError(f"{place}: column {key}: {shortened(value)} is not a pause in milliseconds")
+    return round(value * 1e6)
+
+
+def _text_prefix(item: dict[str, Any], keys: Keys, reading: Reading) -> Prefix | None:
+    """Return identifiers of prompt and answer, each the digest of all text up to the end of its block."""
+    prompt, output = item.get(keys.prompt_text or ""), item.get(keys.output_text or "")
+    if not isinstance(prompt, str) or not prompt:
+        return None
+    text = prompt + output if isinstance(output, str) else prompt
+    characters = _TEXT_BLOCK * reading.options.characters_per_token
+    digest, identifiers = hashlib.blake2b(digest_size=7), []
+    for block in range(math.ceil(len(text) / characters)):
+        digest.update(text[round(block * characters) : round((block + 1) * characters)].encode())
+        identifiers.append(int.from_bytes(digest.copy().digest()))
+    return Prefix(tuple(identifiers), _TEXT_BLOCK, answer=True)
+
+
+def _prefix(item: dict[str, Any], key: str | None, block_tokens: int, place: str) -> Prefix | None:
+    ids = None if key is None else item.get(key)
     if ids is None:
         return None
     if not isinstance(ids, list) or not all(type(number) is int for number in ids):

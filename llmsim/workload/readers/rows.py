@@ -12,6 +12,8 @@ class Row:
 
     ``number`` is the line in the file (the header of a CSV is line 1; an item of a JSON list counts from 1);
     ``time_ns`` is exact, in nanoseconds from whatever moment the file counts, or None when it gives no times.
+    ``delay_ns`` is the pause after the turn before it, ``served_ns`` what its own service took, where a trace says so.
+    ``slack_s`` counts from the arrival to the deadline, in seconds of the client, whatever becomes of the arrivals.
     """
 
     number: int
@@ -23,6 +25,10 @@ class Row:
     session_id: str | None = None
     parent: str | None = None
     tenant: str | None = None
+    delay_ns: int | None = None
+    served_ns: int | None = None
+    priority: int = 0
+    slack_s: float | None = None
 
 
 @dataclass(slots=True)

@@ -21,6 +21,9 @@ OUTPUT_NAMES = (
 )  # fmt: skip
 SESSION_NAMES = ("session_id", "session", "conversation_id", "chat_id", "user_id")
 TENANT_NAMES = ("tenant", "client_id", "client", "model")
+PRIORITY_NAMES = ("priority", "prio")
+DEADLINE_NAMES = ("deadline_s", "deadline")
+SLACK_NAMES = ("slack_s", "slack")
 
 
 def normal(name: str) -> str:

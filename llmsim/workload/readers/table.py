@@ -9,6 +9,7 @@ from llmsim.errors import TraceError
 from llmsim.workload.readers.files import open_text
 from llmsim.workload.readers.rows import Reading, Row
 from llmsim.workload.readers.stamps import DateReader, Stamp, guess_unit, number_reader
+from llmsim.workload.readers.urgency import Urgency
 
 MOST_TOKENS = 10**12
 
@@ -28,6 +29,8 @@ class Columns:
     time_unit: str | None = None
     session: str | None = None
     tenant: str | None = None
+    served: str | None = None  # seconds from a request to the end of its answer
+    urgency: Urgency | None = None
 
 
 def read_table(reading: Reading, columns: Columns) -> Iterator[Row]:
@@ -55,7 +58,9 @@ def _rows(reading: Reading, lines: Iterator[list[str]], header: list[str], colum
     prompt_at, output_at = header.index(columns.prompt), header.index(columns.output)
     session_at = None if columns.session is None else header.index(columns.session)
     tenant_at = None if columns.tenant is None else header.index(columns.tenant)
-    plain = session_at is None and tenant_at is None
+    served_at = None if columns.served is None else header.index(columns.served)
+    urgency = columns.urgency
+    plain = session_at is None and tenant_at is None and urgency is None
     for number, cells in chain([first], numbered):
         try:
             time_ns = time_of(cells)
@@ -73,7 +78,23 @@ def _rows(reading: Reading, lines: Iterator[list[str]], header: list[str], colum
             yield Row(number, time_ns, prompt, output)
         else:
             session, tenant = _text(cells, session_at), _text(cells, tenant_at)
-            yield Row(number, time_ns, prompt, output, None, None, session, None, tenant)
+            served = _text(cells, served_at)
+            served_ns = None if served is None else _served(served, f"{reading.name}:row {number}", columns.served)
+            row = Row(number, time_ns, prompt, output, None, None, session, None, tenant, served_ns=served_ns)
+            if urgency is not None:
+                urgency.mark(row, dict(zip(header, cells, strict=False)), f"{reading.name}:row {number}")
+            yield row
+
+
+def _served(text: str, place: str, name: str | None) -> int:
+    """Return a service time in nanoseconds."""
+    try:
+        nanoseconds = round(float(text) * 1e9)
+    except (ValueError, OverflowError):
+        nanoseconds = -1
+    if nanoseconds < 0:
+        raise TraceError(f"{place}: column {name}: {shortened(text)} is not a time")
+    return nanoseconds
 
 
 def _first_row(reading: Reading, numbered: Iterator[tuple[int, list[str]]]) -> tuple[int, list[str]] | None:

@@ -1,0 +1,1 @@
+"""Predictions held against measurements: rows of measured results, the scenarios they stand for, and the scores."""

@@ -1,0 +1,79 @@
+"""``llmsim calibrate``: the few numbers of somebody's own stack, from what was measured on it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llmsim.cli.console import common, console
+from llmsim.cli.load_options import load_options
+from llmsim.cli.options import EngineCommand, add, engine_options, option
+from llmsim.cli.progress import Bar
+from llmsim.cli.scenario_options import machine_options, scenario_from
+
+CALIBRATE = "Calibration"
+
+
+@click.command(cls=EngineCommand)
+@click.argument("measured", nargs=-1, required=True)
+@add([
+    option("-o", "--output", section=CALIBRATE, type=click.Path(dir_okay=False), default="calibration.yaml",
+           metavar="FILE", help="Where the numbers go. [calibration.yaml]"),
+    option("--set", "settings", section=CALIBRATE, multiple=True, metavar="KEY=VALUE",
+           help="Set any key of the scenario. Repeatable."),
+    *machine_options(),
+    *engine_options(),
+    *load_options(),
+])  # fmt: skip
+@click.option("--seed", metavar="N", help="Of generated loads. [0]")
+@common
+def calibrate(**options: Any) -> None:
+    """Fit a few numbers of your own stack to MEASURED files, by replaying them.
+
+    MEASURED: results of vllm bench serve (JSON, best with --save-detailed and at several loads) or vllm bench
+    forward; requests with time stamps (CSV, JSON lines); kernels (CSV: operator, sizes, seconds). A .yaml among them
+    is the scenario that says device, model and engine; options of simulate lie over it.
+
+    Prints each number with its 95 % interval, the errors before, in sample and held out, and what the data cannot tell.
+    Use it with performance: {calibration: calibration.yaml}.
+    """
+    from llmsim.calibration import calibrate as fit
+    from llmsim.calibration.words import report
+    from llmsim.performance.calibration import write_calibration
+
+    measured, scenario = _ask(options)
+    out = console()
+    with Bar(wanted=not (out.quiet or out.json)) as bar:
+        found = fit(measured, scenario, progress=lambda done: bar.show(f"{done} evaluations", done, None))
+    calibration = found.calibration
+    write_calibration(calibration, options["output"])
+    if out.json:
+        out.result(_json(calibration))
+    else:
+        out.result(report(calibration))
+    out.text(f"\nwrote {options['output']} after {found.evaluations} evaluations")
+    out.text(f"next: llmsim simulate ... --set performance.calibration={options['output']}")
+
+
+def _ask(options: Mapping[str, Any]) -> tuple[list[str], Any]:
+    """Return the measured files, and the scenario that was measured."""
+    files = options["measured"]
+    scenarios = tuple(name for name in files if Path(name).suffix.lower() in (".yaml", ".yml"))
+    measured = [name for name in files if name not in scenarios]
+    if not measured:
+        raise click.UsageError("nothing was measured: no file but the scenario")
+    said = {name: value for name, value in options.items() if value not in (None, (), False)}
+    if not scenarios and not {"model", "gpu", "cluster"} & said.keys():
+        raise click.UsageError(
+            "what was measured?\nhint: a scenario file, or --model and --gpu with the flags that the server had"
+        )
+    own = {name: value for name, value in said.items() if name not in ("measured", "output")}
+    return measured, scenario_from({**own, "scenario": scenarios})
+
+
+def _json(calibration: Any) -> str:
+    import json
+    from dataclasses import asdict
+
+    return json.dumps(asdict(calibration), indent=2)

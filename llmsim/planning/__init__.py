@@ -1,0 +1,1 @@
+"""How much a deployment carries, and how little of a deployment carries a load."""
