@@ -32,7 +32,7 @@ REQUEST = ("request_us",)
 DEFAULT_NUMBERS = ("products", "attention", "communication", "step_us", "layer_us", "sequence_us")
 # A stack needs as many devices, or as many models, for numbers of its own.
 LEAST_DEVICES, LEAST_MODELS = 2, 3
-LOWEST, HIGHEST = 0.2, 5.0
+LOWEST, HIGHEST = 0.2, 10.0
 MOST_US = {"step_us": 60000.0, "layer_us": 2000.0, "sequence_us": 3000.0, "request_us": 50000.0}
 SERVED = ("closed-loop", "online-serving")
 ROUNDS = 8

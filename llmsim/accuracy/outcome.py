@@ -94,13 +94,14 @@ def _gaps(logs: Sequence["StepLog"]) -> dict[str, float]:
     return numbers
 
 
-def is_saturated(records: Sequence["Record"]) -> bool:
+def is_saturated(records: Sequence["Record"], outside_s: float = 0.0) -> bool:
     """Say whether TTFT is queueing: the median request waits longer to be admitted than for its first token after that.
 
-    Decided by the simulation alone, never by what was measured.
+    Decided by the simulation alone, never by what was measured; ``outside_s``, which a request spends before it
+    reaches the server, is no waiting.
     """
     waited = [
-        (record.admitted_s - record.arrival_s, record.first_token_s - record.admitted_s)
+        (record.admitted_s - record.arrival_s - outside_s, record.first_token_s - record.admitted_s)
         for record in records
         if record.status == "finished" and record.admitted_s is not None and record.first_token_s is not None
     ]

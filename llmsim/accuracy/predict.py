@@ -64,7 +64,7 @@ def _run(
     outcome = Outcome(
         numbers=numbers,
         layer=machines.layer(setup, getattr(cost.prices, "label", "")),
-        saturated=setup.kind in ("open", "closed") and is_saturated(simulation.records),
+        saturated=setup.kind in ("open", "closed") and is_saturated(simulation.records, simulation.client_s),
         parts=parts_of(logs, cost, machines.correction(setup), layers),
     )
     return outcome, simulation
