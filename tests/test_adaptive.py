@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from seeds import many
 from simulations import PlainPrices, options, run
 from test_leaping import lives, scenario
 
@@ -226,7 +227,7 @@ def test_pipelines_are_refused():
 # ---------------------------------------------------------------------- invariants
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", many(150))
 @pytest.mark.parametrize("settings", SETTINGS, ids=["ttft", "tpot", "both"])
 def test_leaping_gives_the_records_of_stepping(settings, seed):
     drawn = scenario(seed, sessions=seed % 5 == 0)

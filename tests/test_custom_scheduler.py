@@ -8,6 +8,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
+from seeds import many
 from simulations import PlainPrices, options, run
 
 import llmsim
@@ -114,7 +115,7 @@ def roomy(seed: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", many(80))
 def test_a_simple_scheduler_agrees_with_the_built_in_one_where_there_is_room(seed):
     scenario = roomy(seed)
     ours, engine = run(**scenario, scheduler=Simple)
@@ -124,7 +125,7 @@ def test_a_simple_scheduler_agrees_with_the_built_in_one_where_there_is_room(see
     assert engine.pool.free == built_in.pool.free == 100_000
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", many(20))
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("scheduler", [OneAtATime, Simple])
 def test_all_requests_finish_in_order_of_admission_where_there_is_little_room(scheduler, asynchronous, seed):

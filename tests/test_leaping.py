@@ -4,6 +4,7 @@ import random
 from dataclasses import astuple, replace
 
 import pytest
+from seeds import many
 from simulations import PlainPrices, options, run
 
 from llmsim.workload.request import History, Prefix, Request
@@ -88,7 +89,7 @@ def lives(records):
     return [astuple(record) for record in records]
 
 
-@pytest.mark.parametrize("seed", range(600))
+@pytest.mark.parametrize("seed", many(600))
 def test_leaping_gives_the_records_of_stepping(seed):
     drawn = scenario(seed)
     leapt, engine = run(**drawn)
@@ -100,7 +101,7 @@ def test_leaping_gives_the_records_of_stepping(seed):
 
 
 @pytest.mark.parametrize("pipelined", [False, True], ids=["one", "pipeline"])
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", many(120))
 def test_sessions_leap_exactly_too(seed, pipelined):
     drawn = scenario(seed, sessions=True, pipelined=pipelined)
     leapt, engine = run(**drawn)
@@ -124,7 +125,7 @@ def test_the_random_sessions_find_their_answers_again():
     assert answers > 100  # found more than the session's first prompt, so answers too
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", many(60))
 def test_static_batching_leaps_exactly_too(seed):
     drawn = scenario(seed)
     leapt, _ = run(**drawn, scheduler="static")
@@ -133,7 +134,7 @@ def test_static_batching_leaps_exactly_too(seed):
     assert len(leapt) == len(drawn["requests"])
 
 
-@pytest.mark.parametrize("seed", range(250))
+@pytest.mark.parametrize("seed", many(250))
 def test_pipelines_leap_exactly_too(seed):
     drawn = scenario(seed, pipelined=True)
     leapt, engine = run(**drawn)

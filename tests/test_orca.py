@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 from policies import check_leaping, check_never_hangs, decided, drawn, play
+from seeds import many
 from simulations import options
 
 from llmsim.errors import InfeasibleError, ScenarioError
@@ -66,7 +67,7 @@ def test_who_can_never_reserve_is_refused():
 # ---------------------------------------------------------------------- invariants
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", many(150))
 def test_leaping_is_stepping_and_nobody_is_ever_preempted(seed):
     scenario = drawn(seed, windowed=True)
     engine, decisions = check_leaping("orca", scenario)

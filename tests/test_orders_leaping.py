@@ -5,6 +5,7 @@ from dataclasses import astuple, replace
 from functools import partial
 
 import pytest
+from seeds import many
 from simulations import PlainPrices, options, run
 from test_leaping import scenario
 
@@ -65,13 +66,13 @@ def check(drawn: dict) -> None:
     assert not engine.scheduler.running
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", many(100))
 @pytest.mark.parametrize("name", ORDERS)
 def test_leaping_gives_the_records_of_stepping(name, seed):
     check(case(name, seed))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", many(40))
 @pytest.mark.parametrize("name", ORDERS)
 def test_pipelines_leap_exactly_too(name, seed):
     check(case(name, seed, pipelined=True))
@@ -96,7 +97,7 @@ def storm(seed: int) -> dict:
     return {"requests": requests, "engine": engine, "blocks": 17 + draw.choice([0, 1, 8, 20])}
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", many(100))
 @pytest.mark.parametrize("name", ORDERS)
 def test_a_storm_of_preemptions_ends_and_leaps_exactly(name, seed):
     draw = random.Random(seed + 5)

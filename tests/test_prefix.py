@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from plain_cache import Both, asked
+from seeds import many
 from simulations import options
 
 from llmsim.kvcache.names import BlockNames, prefix_contents
@@ -15,7 +16,7 @@ from llmsim.workload.request import History, Prefix, Request
 # ---------------------------------------------------------------------- against a slow cache
 
 
-@pytest.mark.parametrize("seed", range(400))
+@pytest.mark.parametrize("seed", many(400))
 def test_hits_and_free_blocks_are_those_of_a_cache_of_single_blocks(seed):
     both = Both(seed)
     for _ in range(200):

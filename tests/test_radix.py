@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from seeds import many
 
 from llmsim.kvcache.blocks import BlockGroup, BlockPool
 from llmsim.kvcache.radix import RadixCache
@@ -38,7 +39,7 @@ def common(left: list, right: list) -> int:
     return min(len(left), len(right))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", many(60))
 def test_the_tree_finds_what_a_list_of_all_tokens_finds(seed):
     draw = random.Random(seed)
     page = draw.choice([1, 1, 4, 5])
@@ -216,7 +217,7 @@ def test_nothing_is_kept_without_a_cache_or_with_windows():
         assert cache.pool.free == 100
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", many(40))
 def test_blocks_are_conserved(seed):
     draw = random.Random(seed)
     page = draw.choice([1, 1, 4])

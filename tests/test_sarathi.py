@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 from policies import check_leaping, check_never_hangs, decided, drawn, play
+from seeds import many
 from simulations import options
 
 from llmsim.errors import InfeasibleError, ScenarioError
@@ -87,7 +88,7 @@ def test_a_prompt_that_would_leave_less_than_the_watermark_is_refused():
 # ---------------------------------------------------------------------- invariants
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", many(150))
 def test_leaping_is_stepping_and_prompts_keep_to_the_budget(seed):
     scenario = drawn(seed)
     chunk = (None, 7, 64)[seed % 3]

@@ -10,6 +10,7 @@ from dataclasses import astuple
 
 import pytest
 from plain_sglang import Asked, PlainSGLang
+from seeds import many
 from simulations import PlainPrices, options, run
 
 from llmsim.errors import InfeasibleError, ScenarioError
@@ -374,7 +375,7 @@ def test_prefix_orders_without_a_cache_are_first_come_first_served():
 # ---------------------------------------------------------------------- against a slow one
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", many(150))
 def test_decisions_are_those_of_the_plain_loop(seed):
     draw = random.Random(seed)
     asked = [(f"{number}", draw.randint(1, draw.choice([10, 80])), draw.randint(1, draw.choice([3, 60])))
@@ -399,7 +400,7 @@ def test_decisions_are_those_of_the_plain_loop(seed):
     assert bench.pool.free == blocks
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", many(30))
 def test_clients_that_give_up_leave_nothing_behind(seed):
     draw = random.Random(seed)
     bench = Bench(
@@ -588,7 +589,7 @@ class Watched(SGLangScheduling):
         return batch
 
 
-@pytest.mark.parametrize("seed", range(250))
+@pytest.mark.parametrize("seed", many(250))
 def test_leaping_gives_the_records_of_stepping(seed):
     drawn, settings = scenario(seed)
     runs = []

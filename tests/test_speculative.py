@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from seeds import many
 from simulations import PlainPrices, options
 from simulations import run as plain_run
 from test_leaping import scenario as plain_scenario
@@ -124,7 +125,7 @@ class Watching(SpeculativeBatching):
         return batch
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", many(200))
 def test_every_request_ends_once_with_its_tokens_and_all_blocks_come_back(seed):
     drawn = scenario(seed)
     records, engine = run(**drawn, draft=VerifyingPrices(fixed=0.001), scheduler=Watching)
@@ -143,7 +144,7 @@ def test_every_request_ends_once_with_its_tokens_and_all_blocks_come_back(seed):
 FLAT = {"fixed": 0.01, "token": 0.0, "context": 0.0, "bend": 0.0}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", many(40))
 def test_odometers_and_bills_add_up_with_drafts(seed):
     drawn = scenario(seed)
     records, engine = run(**drawn, draft=VerifyingPrices(fixed=0.001))
@@ -381,7 +382,7 @@ def test_a_run_that_is_stopped_counts_the_tokens_that_have_come():
     assert {record.status for record in replica.ended} == {"cancelled"}
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", many(150))
 def test_with_no_drafts_at_all_every_decision_is_that_of_plain_batching(seed):
     # Plain batching reproduces vLLM's recorded decisions; without drafts there is nothing left that could differ.
     drawn = plain_scenario(seed)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from seeds import many
 from simulations import PlainPrices, options, run
 from test_custom_scheduler import agree
 from test_leaping import lives, scenario
@@ -221,7 +222,7 @@ def policy_of(name: str, seed: int, *, leap: bool = True, kind: type = InFlightB
     return partial(kind, leap=leap, capacity_scheduler_policy=name, context_chunking_policy=chunks)
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", many(150))
 @pytest.mark.parametrize("policy", POLICIES)
 def test_leaping_gives_the_records_of_stepping(policy, seed):
     plain = drawn(seed)
@@ -236,7 +237,7 @@ def test_leaping_gives_the_records_of_stepping(policy, seed):
         assert engine.preemptions == 0
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", many(40))
 @pytest.mark.parametrize("policy", POLICIES)
 def test_pipelines_serve_everybody(policy, seed):
     plain = drawn(seed, pipelined=True)
@@ -252,7 +253,7 @@ class OneByOne(InFlightBatching):
         return None
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", many(60))
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_group_decides_as_one_by_one(policy, seed):
     plain = drawn(seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 from policies import check_leaping, check_never_hangs, decided, drawn, play
+from seeds import many
 from simulations import PlainPrices, options, run
 
 from llmsim.errors import InfeasibleError, ScenarioError
@@ -167,7 +168,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", many(60))
 @pytest.mark.parametrize("kind", KINDS)
 def test_leaping_is_stepping_and_the_budget_holds(kind, seed):
     scenario = drawn(seed, **KINDS[kind])
