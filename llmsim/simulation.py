@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,12 +149,13 @@ class Simulation:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return self._run(progress, time_limit_s)
+            with _interrupts() as interrupted:
+                return self._run(progress, time_limit_s, interrupted)
         finally:
             if collecting:
                 gc.enable()
 
-    def _run(self, progress: Progress | None, time_limit_s: float | None) -> str | None:
+    def _run(self, progress: Progress | None, time_limit_s: float | None, interrupted: list[int]) -> str | None:
         step = self.clock.step
         started = time.monotonic()
         try:
@@ -162,6 +166,8 @@ class Simulation:
                         break
                 if progress is not None:
                     progress(len(self.records), self.workload.expected_requests, self.clock.now)
+                if interrupted:
+                    return self._stop("interrupted")
                 if time_limit_s is not None and time.monotonic() - started > time_limit_s:
                     return self._stop("time limit")
         except KeyboardInterrupt:
@@ -293,6 +299,33 @@ class Simulation:
         ranges = {name: Range(*span) for name, span in reach(self.records, logs).items()}
         told = calibration.regime.outside(ranges)
         return [f"outside of the calibration's regime: {one}: its error is not known here" for one in told]
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note the first Ctrl-C in a list, to be looked at between events; the second one interrupts at once.
+
+    An interrupt that strikes within an event would lose the request that the event is about.  Other threads, and
+    programs with a handler of their own, keep what they have.
+    """
+    seen: list[int] = []
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+    def note(number: int, frame: Any) -> None:
+        if seen:
+            signal.default_int_handler(number, frame)
+        seen.append(number)
+
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _submit(engine: Engine, request: Request) -> None:

@@ -124,7 +124,6 @@ def interrupted(call: int) -> Simulation:
     return simulation
 
 
-@pytest.mark.xfail(reason="an interrupt in the middle of an event can lose the request that the event is about")
 def test_an_interrupt_at_any_moment_loses_no_request():
     random = Random(0)
     for _ in range(40):
