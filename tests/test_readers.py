@@ -90,11 +90,33 @@ def made(tmp_path):
 
 def read(path, name="auto", **options):
     reading = Reading(path, ReadOptions(**options))
-    return list(format_named(name, path).read(reading)), reading
+    return list(format_named(name, path, options.get("columns")).read(reading)), reading
 
 
 def triples(path, **options):
     return [(row.time_ns, row.prompt_tokens, row.output_tokens) for row in read(path, **options)[0]]
+
+
+OWN_NAMES = {"time": "when", "prompt": "tokens in", "output": "tokens out"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "when,tokens in,prompt,tokens out\n1.5,10,-,20\n",
+        lines({"when": 1.5, "tokens in": 10, "prompt": "-", "tokens out": 20}),
+    ],
+    ids=["csv", "jsonl"],
+)
+def test_columns_may_have_names_of_their_own(made, content):
+    path = made(content)
+    assert triples(path, columns=OWN_NAMES) == [(1_500_000_000, 10, 20)]
+    untimed = {what: name for what, name in OWN_NAMES.items() if what != "time"}
+    assert triples(path, columns=untimed) == [(None, 10, 20)]
+    with pytest.raises(TraceError, match="no column 'then', which columns.time names"):
+        read(path, columns=OWN_NAMES | {"time": "then"})
+    with pytest.raises(TraceError, match="columns can be named for csv and jsonl only"):
+        read(path, "mooncake", columns=OWN_NAMES)
 
 
 def test_every_format_has_an_example():

@@ -13,6 +13,9 @@ from llmsim.cli.options import SectionedCommand, add
 from llmsim.cli.scenario_options import scenario_from
 
 _FORMAT = click.option("--format", "format_", default="auto", metavar="NAME", help="Say which format it is. [auto]")
+_COLUMNS = click.option(
+    "--columns", metavar="WHAT=NAME,...", help="Which column is which: time=when,prompt=tokens_in,output=tokens_out."
+)
 _TO = click.option(
     "--to", default="csv", metavar="NAME", help="Format to write: csv, mooncake, vllm, azure or vidur. [csv]"
 )
@@ -27,12 +30,14 @@ def trace() -> None:
 @trace.command()
 @click.argument("file")
 @_FORMAT
+@_COLUMNS
 @common
-def info(file: str, format_: str) -> None:
+def info(file: str, format_: str, columns: str | None) -> None:
     """Say what is in FILE: requests, span, rate, burstiness, token percentiles, prefix re-use."""
     from llmsim.workload.info import trace_info
+    from llmsim.workload.readers.rows import ReadOptions
 
-    found = trace_info(file, format_)
+    found = trace_info(file, format_, ReadOptions(columns=_named(columns)))
     out = console()
     if out.json:
         out.result(json.dumps(asdict(found), indent=2, default=str))
@@ -45,6 +50,7 @@ def info(file: str, format_: str) -> None:
 @click.argument("target")
 @_TO
 @_FORMAT
+@_COLUMNS
 @click.option("--speedup", type=float, default=1.0, metavar="X", help="2 halves all times. [1]")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="First N requests only.")
 @click.option("--start-s", type=float, metavar="S", help="Leave out what comes before.")
@@ -52,12 +58,14 @@ def info(file: str, format_: str) -> None:
 @click.option("--thin", type=click.FloatRange(0, 1, min_open=True), metavar="P", help="Chance to keep a request.")
 @click.option("--jitter-s", type=float, metavar="S", help="Spread rounded stamps over S seconds.")
 @common
-def convert(source: str, target: str, to: str, format_: str, **options: Any) -> None:
+def convert(source: str, target: str, to: str, format_: str, columns: str | None, **options: Any) -> None:
     """Write the trace SOURCE to TARGET in another format; a TARGET that ends in .gz is compressed."""
     from llmsim.workload.convert import convert as convert_trace
+    from llmsim.workload.readers.rows import ReadOptions
     from llmsim.workload.replay import TraceOptions
 
-    written = convert_trace(source, target, to, format=format_, options=TraceOptions(**options))
+    chosen = TraceOptions(**options, read=ReadOptions(columns=_named(columns)))
+    written = convert_trace(source, target, to, format=format_, options=chosen)
     _done(written, target, to)
 
 
@@ -80,6 +88,19 @@ def generate(target: str, to: str, **options: Any) -> None:
     workload = build(resolved.workload, seed=resolved.seed, max_model_len=_LONGEST)
     console().note(workload.description)
     _done(write_requests(workload, target, to), target, to)
+
+
+def _named(columns: str | None) -> dict[str, str] | None:
+    """Return what ``--columns`` says as a mapping."""
+    from llmsim.workload.readers.synonyms import MEANINGS
+
+    if columns is None:
+        return None
+    pairs = [part.partition("=") for part in columns.split(",")]
+    for what, equals, name in pairs:
+        if what not in MEANINGS or not equals or not name:
+            raise click.UsageError(f"--columns: wants {', '.join(MEANINGS)}, each with =NAME (got {columns!r})")
+    return {what: name for what, _, name in pairs}
 
 
 def _done(written: int, target: str, to: str) -> None:

@@ -1,5 +1,6 @@
 """From the workload section of a scenario to a workload."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from llmsim.workload.presets import filled
 from llmsim.workload.protocol import Workload
 from llmsim.workload.readers.detect import format_named
 from llmsim.workload.readers.rows import ReadOptions
+from llmsim.workload.readers.synonyms import MEANINGS
 from llmsim.workload.replay import Trace, TraceLengths, TraceOptions, TraceReplay, expected_rows
 from llmsim.workload.servegen import ServeGen, scaled_to
 from llmsim.workload.servegen_data import load_clients
@@ -145,10 +147,13 @@ def _with_file_dataset(spec: WorkloadSpec) -> WorkloadSpec:
 def _from_trace(spec: WorkloadSpec, seed: int, window: ContextWindow, base: Path | None) -> Workload:
     options = Parameters(spec.trace, "workload.trace")
     path = trace_path(options.text("path"), base)
-    found = format_named(options.text("format", "auto"), path)
+    columns = _columns(options)
+    found = format_named(options.text("format", "auto"), path, columns)
     if found.read is None:
         return _servegen(spec, options, path, seed, window)
-    trace = Trace(path, found, _trace_options(options, spec.num_prompts), seed)
+    chosen = _trace_options(options, spec.num_prompts)
+    chosen.read.columns = columns
+    trace = Trace(path, found, chosen, seed)
     cap = options.optional_whole("max_concurrency", least=1)
     closed = options.text("sessions", "open", choices=("open", "closed")) == "closed"
     served = options.number("served_ms_per_token", 0.0, least=0.0)
@@ -200,6 +205,16 @@ def trace_path(name: str, base: Path | None = None) -> Path:
     near = path.parent if path.parent.is_dir() else None
     hint = "" if near is None else f"\nhint: looked in {near.resolve()}"
     raise TraceError(f"trace: no such file {name!r}{hint}")
+
+
+def _columns(options: Parameters) -> Mapping[str, str] | None:
+    """Return which column of a trace means what, where that was told."""
+    told = options.raw("columns") if "columns" in options else None
+    if told is None:
+        return None
+    if not isinstance(told, Mapping) or not all(what in MEANINGS and isinstance(told[what], str) for what in told):
+        raise options.error("columns", f"must name columns for {', '.join(MEANINGS)}, such as {{prompt: tokens_in}}")
+    return told
 
 
 def _trace_options(options: Parameters, num_prompts: int | None) -> TraceOptions:

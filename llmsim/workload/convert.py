@@ -41,8 +41,8 @@ def convert(
     Raises:
         TraceError: the source cannot be read, has no times, or ``to`` is not one of `WRITERS`.
     """
-    path = trace_path(str(source))
-    trace = Trace(path, format_named(format, path), options or TraceOptions(), seed=0)
+    path, chosen = trace_path(str(source)), options or TraceOptions()
+    trace = Trace(path, format_named(format, path, chosen.read.columns), chosen, seed=0)
     if not trace.format.has_times:
         raise TraceError(f"{path.name}: {trace.format.title} has no times\nhint: generate a workload from its lengths")
     requests = TraceReplay(trace, ContextWindow(2**62, "reject")).start()

@@ -148,7 +148,7 @@ def trace_info(path: str | Path, format: str = "auto", options: ReadOptions | No
         TraceError: there is no such file, its format is not known, or a row is broken.
     """
     found_path = trace_path(str(path))
-    found = format_named(format, found_path)
+    found = format_named(format, found_path, options.columns if options else None)
     trace = Trace(found_path, found, TraceOptions(read=options or ReadOptions()), seed=0)
     gathering = _Gathering()
     if found.read is None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,34 @@ from llmsim.workload.readers.formats import ALIASES, FORMATS, Format, header_of
 _SAMPLE = 50  # lines that are looked at
 
 
-def format_named(name: str, path: Path) -> Format:
+def format_named(name: str, path: Path, columns: Mapping[str, str] | None = None) -> Format:
     """Return the format ``name``, or for ``auto`` what `detect` finds in ``path``.
 
+    ``columns`` that were told make a file one of columns (or JSON lines) of whatever names.
+
     Raises:
-        TraceError: the name or the content is not known.
+        TraceError: the name or the content is not known, or the format has no use for ``columns``.
     """
+    if columns:
+        return _with_columns(name, path, columns)
     if name == "auto":
         return detect(path)
     name = ALIASES.get(name, name)
     if name not in FORMATS:
         raise TraceError(unknown("trace formats", name, sorted(FORMATS)))
     return FORMATS[name]
+
+
+def _with_columns(name: str, path: Path, columns: Mapping[str, str]) -> Format:
+    kind = name.removesuffix("_lengths")
+    if kind == "auto":
+        kind = "jsonl" if head(path).lstrip()[:1] == "{" else "csv"
+    if kind not in ("csv", "jsonl"):
+        raise TraceError(f"{path.name}: columns can be named for csv and jsonl only (got format {name!r})")
+    items = _first_objects(first_lines(path, _SAMPLE)) if kind == "jsonl" else []
+    header = header_of(head(path)) if kind == "csv" else [key for item in items[:1] for key in item]
+    timed = "time" in columns or synonyms.pick(synonyms.TIME_NAMES, header) is not None
+    return FORMATS[kind if timed else f"{kind}_lengths"]
 
 
 def detect(path: Path) -> Format:
@@ -102,7 +119,8 @@ def _of_names(kind: str, names: list[str], path: Path) -> str:
         found = ", ".join(names)
         raise TraceError(
             f"{path.name}: is of no known format: no columns for prompt and output tokens (got {found[:200]})\n"
-            "hint: a CSV with the header arrival_s,prompt_tokens,output_tokens is always understood"
+            "hint: tell which they are: trace: {columns: {time: ..., prompt: ..., output: ...}}, or "
+            "--columns time=...,prompt=...,output=..."
         )
     return kind if synonyms.pick(synonyms.TIME_NAMES, names) else f"{kind}_lengths"
 

@@ -117,19 +117,17 @@ def _urgency(header: list[str]) -> Urgency | None:
 
 
 def _named(header: list[str], reading: Reading) -> dict[str, str | None]:
-    names = {
-        "time": synonyms.pick(synonyms.TIME_NAMES, header),
-        "prompt": synonyms.pick(synonyms.PROMPT_NAMES, header),
-        "output": synonyms.pick(synonyms.OUTPUT_NAMES, header),
-        "session": synonyms.pick(synonyms.SESSION_NAMES, header),
-        "tenant": synonyms.pick(synonyms.TENANT_NAMES, header),
-    }
+    told = reading.options.columns or {}
+    found = ", ".join(header)[:200] or "nothing"
+    for what, name in told.items():
+        if name not in header:
+            raise TraceError(f"{reading.name}: no column {name!r}, which columns.{what} names (got {found})")
+    names = {what: told.get(what) or synonyms.pick(known, header) for what, known in synonyms.MEANINGS.items()}
     for what in ("prompt", "output"):
         if names[what] is None:
-            found = ", ".join(header)[:200] or "nothing"
             raise TraceError(
                 f"{reading.name}: no column with the number of {what} tokens (got {found})"
-                "\nhint: a header such as arrival_s,prompt_tokens,output_tokens"
+                "\nhint: tell which it is: trace: {columns: {prompt: ..., output: ...}}"
             )
     return names
 

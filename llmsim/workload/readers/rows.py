@@ -1,5 +1,6 @@
 """What every reader yields, whatever the file looked like."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +34,10 @@ class Row:
 
 @dataclass(slots=True)
 class ReadOptions:
-    """How to read a trace; None: as the format says."""
+    """How to read a trace; None: as the format says.
+
+    ``columns`` names the columns of a CSV or of JSON lines by what they mean: time, prompt, output, session, tenant.
+    """
 
     time_unit: str | None = None
     block_tokens: int | None = None
@@ -41,6 +45,7 @@ class ReadOptions:
     output_len: int | None = None
     turns: str = "first"
     prune: bool = False
+    columns: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True)

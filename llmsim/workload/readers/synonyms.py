@@ -7,6 +7,8 @@ TIME_NAMES = (
     "time_s", "ts", "created_time", "created_at", "start_time", "request_time", "timestamp_s", "arrival_time_s",
     "timestamp_ms", "arrival_ms", "arrival_time_ms", "time_ms", "timestamp_us", "timestamp_ns", "datetime", "date",
 )  # fmt: skip
+# Stamps that a server takes itself, behind its tokenizer; a client's clock may stand beside them.
+ENGINE_TIME_NAMES = ("queued_ts", "queued_s", "queued_time")
 PROMPT_NAMES = (
     "prompt_tokens", "input_tokens", "num_prefill_tokens", "num_prompt_tokens", "num_input_tokens", "input_length",
     "prompt_length", "input_len", "prompt_len", "input_toks", "prompt_toks", "context_tokens", "contexttokens",
@@ -24,6 +26,13 @@ TENANT_NAMES = ("tenant", "client_id", "client", "model")
 PRIORITY_NAMES = ("priority", "prio")
 DEADLINE_NAMES = ("deadline_s", "deadline")
 SLACK_NAMES = ("slack_s", "slack")
+
+
+# What a column may mean -> the names by which it is known.
+MEANINGS = {
+    "time": TIME_NAMES, "prompt": PROMPT_NAMES, "output": OUTPUT_NAMES, "session": SESSION_NAMES,
+    "tenant": TENANT_NAMES,
+}  # fmt: skip
 
 
 def normal(name: str) -> str:
