@@ -88,6 +88,24 @@ class Batch:
                 if sequence.done:
                     self.ending.append(sequence)
 
+    def take_seats(self, partial: dict[Sequence, None]) -> None:
+        """Note in each chunk's sequence that it is in this batch, and in ``partial`` which prompts go on after it."""
+        for sequence, tokens in self.chunks:
+            sequence.slot = self
+            if tokens < sequence.remaining:
+                partial[sequence] = None
+            else:
+                partial.pop(sequence, None)
+
+    def not_begun(self, settled: Batch) -> int:
+        """Return the blocks that this batch, formed before ``settled`` ended, has reserved for steps after its first.
+
+        They are still free when the batch before it settles, and what they hold is still cached.
+        """
+        if self is settled or self.decodes is None or self.steps == 1:
+            return 0
+        return self.decodes.taken(self.decodes.clock - self.steps + 1, self.steps - 1)
+
     @property
     def tokens(self) -> int:
         """Tokens that one step of the batch computes."""

@@ -47,12 +47,7 @@ class ContinuousBatching(Seating):
             group.batch = batch
             if self._pipelined:
                 self._group = DecodeGroup(self.pool)
-        for sequence, tokens in batch.chunks:
-            sequence.slot = batch
-            if tokens < sequence.remaining:
-                self._partial[sequence] = None
-            else:
-                self._partial.pop(sequence, None)
+        batch.take_seats(self._partial)
         self._last = batch
         return batch
 
@@ -71,7 +66,8 @@ class ContinuousBatching(Seating):
                     self._idle.append(sequence)
         if len(finished) > 1:
             finished.sort(key=_BY_ADMISSION)
-        not_begun = self._not_begun() if self.pool.caches and finished and self._last is not batch else 0
+        ahead = self._last if finished and self.pool.caches else None
+        not_begun = 0 if ahead is None else ahead.not_begun(batch)
         self.pool.free += not_begun
         for sequence in finished:
             if sequence in self.running:
@@ -82,17 +78,6 @@ class ContinuousBatching(Seating):
                 self.waiting.drop(sequence)
         self.pool.free -= not_begun
         return finished
-
-    def _not_begun(self) -> int:
-        """Return the blocks that the leap formed ahead has reserved for steps after its first.
-
-        They are still free when the batch before it settles, and what they hold is still cached.
-        """
-        ahead = self._last
-        if ahead is None or ahead.decodes is None or ahead.steps == 1:
-            return 0
-        group = ahead.decodes
-        return group.taken(group.clock - ahead.steps + 1, ahead.steps - 1)
 
     def _lay_by(self, group: DecodeGroup) -> None:
         """Keep a group that came out of the pipeline for the next batch."""
@@ -132,7 +117,7 @@ class ContinuousBatching(Seating):
     def _plan_group(self, group: DecodeGroup) -> Batch | None:
         """Let all that decode take one token each; answer None if that cannot go smoothly."""
         budget = self._budget - group.count
-        cap = self._cap() if self._long else 0
+        cap = self._cap() if self._long or self._most_chunk else 0
         taken = group.taken(group.clock, 1) if group.count else 0
         if budget < 0 or taken > self.pool.free or (group.windows and group.count and not group.steps_that_fit(1)):
             return None
@@ -244,20 +229,25 @@ class ContinuousBatching(Seating):
 
         Returns the tokens that victims scheduled in this step give back to the budget.
         """
-        pool = self.pool
         refund = 0
-        while True:
-            held = pool.held(sequence.computed + tokens, sequence.computed)
-            # What falls behind a window is freed before the new tokens are allocated.
-            if held - sequence.blocks <= pool.free:
-                pool.free -= held - sequence.blocks
-                sequence.blocks = held
-                pool.name(sequence, self._known(sequence, tokens))
-                return refund
+        while not self._takes_blocks(sequence, tokens):
             victim = self._victim()
             self._preempt(victim)
             batch.preempted = [*batch.preempted, victim]
             ready.pop(victim, None)
             refund += scheduled.pop(victim, 0)
             if victim is sequence:
-                return refund
+                break
+        return refund
+
+    def _takes_blocks(self, sequence: Sequence, tokens: int) -> bool:
+        """Take the blocks for ``tokens`` more tokens, if they are free."""
+        pool = self.pool
+        # What falls behind a window is freed before the new tokens are allocated.
+        held = pool.held(sequence.computed + tokens, sequence.computed)
+        if held - sequence.blocks > pool.free:
+            return False
+        pool.free -= held - sequence.blocks
+        sequence.blocks = held
+        pool.name(sequence, self._known(sequence, tokens))
+        return True

@@ -86,12 +86,7 @@ class DecodingScheduler(ABC):
             return batch if batch.preempted else None
         if batch.decodes is not None:
             batch.decodes.batch = batch
-        for sequence, tokens in batch.chunks:
-            sequence.slot = batch
-            if tokens < sequence.remaining:
-                self.partial[sequence] = None
-            else:
-                self.partial.pop(sequence, None)
+        batch.take_seats(self.partial)
         self._last = batch
         return batch
 
@@ -101,7 +96,8 @@ class DecodingScheduler(ABC):
         if batch.decodes is group and group.batch is batch:
             batch.ending += group.retire()
         finished = sorted((sequence for sequence in batch.ending if not sequence.gone), key=BY_ADMISSION)
-        not_begun = self._not_begun() if self.pool.caches and finished and self._last is not batch else 0
+        ahead = self._last if finished and self.pool.caches else None
+        not_begun = 0 if ahead is None else ahead.not_begun(batch)
         self.pool.free += not_begun
         for sequence in finished:
             if sequence in self.running:
@@ -112,17 +108,6 @@ class DecodingScheduler(ABC):
                 self.waiting.drop(sequence)  # preempted with its last token on the way
         self.pool.free -= not_begun
         return finished
-
-    def _not_begun(self) -> int:
-        """Return the blocks that the leap formed ahead has reserved for steps after its first.
-
-        They are still free when the batch before it settles, and what they hold is still cached.
-        """
-        ahead = self._last
-        if ahead is None or ahead.decodes is None or ahead.steps == 1:
-            return 0
-        group = ahead.decodes
-        return group.taken(group.clock - ahead.steps + 1, ahead.steps - 1)
 
     def trim(self, batch: Batch, steps: int) -> None:
         """Take back all but the first ``steps`` steps of a leap in flight."""

@@ -127,7 +127,7 @@ class SpeculativeBatching(ContinuousBatching):
         """Let all that decode verify all their drafts; answer None if that cannot go smoothly."""
         verify = self._verify
         budget = self._tokens_left()
-        cap = self._cap() if self._long else 0
+        cap = self._cap() if self._long or self._most_chunk else 0
         taken = 0
         if verify.count:
             queries = verify.wants()
@@ -239,27 +239,17 @@ class SpeculativeBatching(ContinuousBatching):
 
     # ------------------------------------------------------------------ blocks
 
-    def _allocate(
-        self, sequence: Sequence, tokens: int, ready: dict[Sequence, None], scheduled: dict[Sequence, int], batch: Batch
-    ) -> int:
-        """Find blocks as for a plain sequence, or for a member with its drafts and the lookahead behind them."""
+    def _takes_blocks(self, sequence: Sequence, tokens: int) -> bool:
+        """Take blocks as for a plain sequence, or for a member with its drafts and the lookahead behind them."""
         verify, pool = self._verify, self.pool
         if sequence.slot is not verify:
-            return super()._allocate(sequence, tokens, ready, scheduled, batch)
-        refund = 0
-        while True:
-            taken = verify.takes_one(sequence, tokens)
-            if taken <= pool.free:
-                pool.free -= taken
-                verify.held[sequence.base] += taken
-                return refund
-            victim = self._victim()
-            self._preempt(victim)
-            batch.preempted = [*batch.preempted, victim]
-            ready.pop(victim, None)
-            refund += scheduled.pop(victim, 0)
-            if victim is sequence:
-                return refund
+            return super()._takes_blocks(sequence, tokens)
+        taken = verify.takes_one(sequence, tokens)
+        if taken > pool.free:
+            return False
+        pool.free -= taken
+        verify.held[sequence.base] += taken
+        return True
 
     def _unseat(self, sequence: Sequence) -> None:
         """Take a running sequence out of wherever it is, and free its blocks."""

@@ -153,7 +153,8 @@ class InFlightBatching:
         finished = list(batch.ending)
         if len(finished) > 1:
             finished.sort(key=_BY_ADMISSION)
-        not_begun = self._not_begun(batch) if finished and self.pool.caches else 0
+        ahead = self._last if finished and self.pool.caches else None
+        not_begun = 0 if ahead is None else ahead.not_begun(batch)
         self.pool.free += not_begun
         for sequence in finished:
             self._capacity.release(sequence, sequence.total - 1)  # the last token is never computed
@@ -167,13 +168,6 @@ class InFlightBatching:
         batch.steps = steps
 
     # ------------------------------------------------------------------ books
-
-    def _not_begun(self, settled: Batch) -> int:
-        """Return the blocks that the leap formed ahead has reserved for steps after its first: still free now."""
-        ahead = self._last
-        if ahead is None or ahead is settled or ahead.decodes is None or ahead.steps == 1:
-            return 0
-        return ahead.decodes.taken(ahead.decodes.clock - ahead.steps + 1, ahead.steps - 1)
 
     def _absorb(self) -> DecodeGroup:
         """Bring the books up to date with the last batch; return the group that can decode now."""
