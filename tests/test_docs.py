@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -48,6 +50,22 @@ def test_every_page_is_on_the_site():
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_percentile_tests_work_in_a_repository_of_somebody_else(pytester, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    page = DOCS / "percentile-tests.md"
+    pytester.mkdir("deploy").joinpath("chat.yaml").write_text(blocks(page, "yaml")[0])
+    pytester.mkdir("tests").joinpath("test_latency.py").write_text(blocks(page, "python")[0])
+    assert blocks(page, "bash") == ["pytest --llmsim-update\n"]
+    pytester.runpytest_subprocess("--llmsim-update").assert_outcomes(passed=3)
+    assert len(list(pytester.path.glob("tests/__llmsim__/test_latency/*.json"))) == 1
+    pytester.runpytest_subprocess().assert_outcomes(passed=3)
+    chat = pytester.path / "deploy" / "chat.yaml"
+    chat.write_text(chat.read_text().replace("request_rate: 8", "request_rate: 16"))
+    slower = pytester.runpytest_subprocess()
+    assert slower.parseoutcomes()["failed"] >= 1
+    slower.stdout.fnmatch_lines(["*not within the baseline*"])
 
 
 @pytest.fixture
