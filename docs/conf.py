@@ -1,4 +1,4 @@
-"""Sphinx builds the site from the pages beside this file, the notebooks, and the code; CONTRIBUTING.md has the command."""
+"""Sphinx builds the site from the pages beside this file, the notebooks, and the code (CONTRIBUTING.md)."""
 
 import shutil
 import sys

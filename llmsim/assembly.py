@@ -21,11 +21,12 @@ from llmsim.model.weights import stage_weight_bytes
 from llmsim.parallel import Stage, place
 from llmsim.performance.coefficients import Coefficients
 from llmsim.performance.drafts import DraftPrices
+from llmsim.performance.ggml_prices import prices_of_stage
 from llmsim.performance.kernel_file import read_kernels
 from llmsim.performance.memory import CacheBudget, kv_blocks
+from llmsim.performance.ranked_cost import RankedStepCost
 from llmsim.performance.residuals import Residuals, residuals_of
 from llmsim.performance.speculative_cost import SpeculativeCost
-from llmsim.performance.stage_prices import StagePrices
 from llmsim.performance.step_cost import StepCost
 from llmsim.results.records import Record
 from llmsim.results.setup import Setup
@@ -107,9 +108,9 @@ class Parts:
                 "by our estimate: a real server might run out of memory"
             )
         pool = self._pool(budget)
-        if pool.most_held(options.max_model_len) > pool.blocks:
+        if pool.most_held(options.max_model_len) > budget.usable:
             self.warnings.append(
-                f"the KV cache of {pool.blocks} blocks cannot hold one request of max_model_len "
+                f"the KV cache of {budget.usable} blocks cannot hold one request of max_model_len "
                 f"{options.max_model_len} tokens: vLLM would refuse to start; requests that need more are rejected"
             )
         return budget
@@ -126,12 +127,13 @@ class Parts:
 
     def _pool(self, budget: CacheBudget) -> BlockPool:
         """Return the free blocks of one replica."""
-        options = self.resolved.options
+        options = self.resolved.options.together()
+        blocks = budget.usable * options.ranks
         groups = tuple(BlockGroup(window, copies) for window, copies in budget.groups)
         if options.enable_prefix_caching and len(groups) == 1 and groups[0].window is None:
-            return PrefixCache(budget.usable, options.block_size, max_chunk=options.max_num_batched_tokens)
+            return PrefixCache(blocks, options.block_size, max_chunk=options.max_num_batched_tokens)
         return BlockPool(
-            budget.usable,
+            blocks,
             options.block_size,
             groups,
             max_chunk=options.max_num_batched_tokens,
@@ -151,7 +153,7 @@ class Parts:
 
     def _start_engine(self, replica: int, stages: tuple[Stage, ...]) -> Engine:
         """Make one replica on its devices, and let it keep its host's cores busy."""
-        options = self.resolved.options
+        options = self.resolved.options.together()
         pool = self._pool(self.budget)
         costs = self._stage_costs(stages, 1.0)
         depth = options.max_concurrent_batches
@@ -180,6 +182,7 @@ class Parts:
                     stage.last_layer,
                     tensor=resolved.plan.tensor,
                     weight_format=self._weight_format(),
+                    experts_over=resolved.plan.group,
                 )
                 for stage in stages
             ]
@@ -211,7 +214,7 @@ class Parts:
         nodes = len({device.split(".")[0] for device in stage.devices})
         key = (stage.first_layer, stage.last_layer, stage.collective, stage.onward, nodes, stretch)
         if key not in self._costs:
-            prices = StagePrices(
+            prices = prices_of_stage(
                 resolved.model,
                 resolved.plan,
                 stage,
@@ -223,10 +226,16 @@ class Parts:
                 eager=options.enforce_eager,
                 correction=resolved.performance.correction,
                 residuals=self._residuals,
+                exchange=options.all2all_backend,
             )
             self.warnings += [warning for warning in prices.warnings if warning not in self.warnings]
             windows = tuple(sorted(window for window, _ in self.budget.groups if window is not None))
-            if options.speculation is None:
+            ranks = resolved.plan.data
+            if ranks > 1:
+                cost: StepCost = RankedStepCost(
+                    prices, options, ranks=ranks, host=stage.index == 0, host_stretch=stretch, windows=windows
+                )
+            elif options.speculation is None:
                 cost = StepCost(prices, options, host=stage.index == 0, host_stretch=stretch, windows=windows)
             else:
                 draft = self._draft_prices(options.speculation, stage)
@@ -272,10 +281,10 @@ def describe(resolved: Resolved, parts: Parts, workload: str) -> Setup:
         name=resolved.name,
         scenario_sha256=resolved.scenario.sha256,
         engine=resolved.preset,
-        scheduler=resolved.scheduler if resolved.scenario.gives("scheduler") else None,
+        scheduler=resolved.scheduler if resolved.own_scheduler else None,
         model=resolved.model.name,
         devices=f"{devices}x {resolved.device.title}",
-        plan=f"TP{plan.tensor}" + (f" PP{plan.pipeline}" if plan.pipeline > 1 else ""),
+        plan=plan.told,
         formats=", ".join(formats),
         replicas=resolved.replicas,
         blocks=parts.budget.usable,

@@ -1,4 +1,4 @@
-"""Runs of a sweep that have come to an end, in a file, so that a sweep can go on where it was interrupted."""
+"""Runs that have come to an end, in a file, so that a sweep or a search can go on where it was interrupted."""
 
 import json
 from collections.abc import Mapping
@@ -17,12 +17,14 @@ class Checkpoint:
     Args:
         path: the file, made when the first run ends; None: nothing is kept.
         scenario: what all points share, as plain data.
+        whose: what the runs belong to, for messages.
 
     Raises:
         InputError: the file cannot be read, or one of its lines is not that of a checkpoint.
     """
 
-    def __init__(self, path: Path | str | None, scenario: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path | str | None, scenario: Mapping[str, Any], *, whose: str = "sweep") -> None:
+        self._whose = whose
         self._path = None if path is None else Path(path)
         self._scenario = _text(scenario)
         self._found: dict[str, dict[str, Any]] = {}
@@ -49,7 +51,7 @@ class Checkpoint:
         try:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as a checkpoint of a sweep ({error})") from None
+            raise InputError(f"{path}: cannot be read as a checkpoint of a {self._whose} ({error})") from None
         if lines and not lines[-1].endswith("\n"):
             path.write_text("".join(lines[:-1]), encoding="utf-8")
             lines = lines[:-1]
@@ -59,7 +61,8 @@ class Checkpoint:
                 self._found[line["run"]] = dict(line["result"])
             except (ValueError, KeyError, TypeError):
                 raise InputError(
-                    f"{path}:{number}: not a line of a sweep's checkpoint\nhint: name another file, or delete this one"
+                    f"{path}:{number}: not a line of a {self._whose}'s checkpoint\n"
+                    "hint: name another file, or delete this one"
                 ) from None
 
 

@@ -143,10 +143,10 @@ class Engine:
         most = self.options.max_prompt_tokens
         if most is not None and request.prompt_tokens > most:
             return f"prompt of {request.prompt_tokens} tokens is more than the {most} of a step, and is not cut"
-        # The last token is never computed, only sampled.
-        blocks = self.pool.most_held(tokens - 1)
-        if blocks > self.pool.blocks:
-            return f"needs {blocks} KV-cache blocks, the engine has {self.pool.blocks}"
+        # The last token is never computed, only sampled; a sequence lives on one rank.
+        blocks, held = self.pool.most_held(tokens - 1), self.pool.blocks // self.options.ranks
+        if blocks > held:
+            return f"needs {blocks} KV-cache blocks, the engine has {held}"
         # A policy that takes blocks in its own way may have `refusal(request)`, with the same meaning.
         refuses = getattr(self.scheduler, "refusal", None)
         return refuses(request) if refuses is not None else None

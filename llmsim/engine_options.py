@@ -1,7 +1,7 @@
 """Every option of one engine, resolved: what the simulation reads of vLLM's flags, each with its final value."""
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmsim.model.shape import ModelShape
@@ -62,6 +62,10 @@ class EngineOptions:
     ``gpu_memory_utilization`` is a share of what ``memory_rule`` says (`llmsim.performance.memory`): with
     ``graphs_in_budget`` CUDA graphs count as used; ``null_block``: one block is never used.  ``prefill_only``: the
     model is an encoder, and a request ends with its forward pass.
+
+    With attention data parallelism (``data_parallel_size`` above 1) the limits are those of one rank; `together` gives
+    those of all ``ranks``, among which sequences are spread.  ``max_chunk_tokens`` is the most that a rank computes of
+    one prompt in a step.
     """
 
     max_num_seqs: int
@@ -98,6 +102,9 @@ class EngineOptions:
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
     enable_expert_parallel: bool = False
+    all2all_backend: str = "allgather_reducescatter"
+    ranks: int = 1
+    max_chunk_tokens: int | None = None
     speculation: Speculation | None = None
     prefill_only: bool = False
 
@@ -106,8 +113,22 @@ class EngineOptions:
         """How many batches an engine keeps in flight: one a stage, and one more with asynchronous scheduling."""
         return self.pipeline_parallel_size + int(self.async_scheduling)
 
+    def together(self) -> "EngineOptions":
+        """Return the options of the one scheduler that stands for those of all ranks: their limits added up."""
+        ranks = self.data_parallel_size
+        if ranks == 1 or self.ranks > 1:
+            return self
+        names = ("max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens", "max_num_scheduled_tokens",
+                 "max_num_queued_reqs", "max_num_queued_tokens")  # fmt: skip
+        limits = {name: value * ranks for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, ranks=ranks, max_chunk_tokens=self.max_num_scheduled_tokens, **limits)
+
     def padded(self, tokens: int) -> int:
-        """Return the size that a batch of ``tokens`` runs at: the next captured CUDA graph, if one is large enough."""
+        """Return the size that a batch of ``tokens`` runs at: the next captured CUDA graph, if one is large enough.
+
+        Of several ranks it is the size at which each runs; they all take that of the fullest.
+        """
+        tokens = -(-tokens // self.ranks)
         place = bisect_left(self.cudagraph_sizes, tokens)
         return self.cudagraph_sizes[place] if place < len(self.cudagraph_sizes) else tokens
 

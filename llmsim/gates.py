@@ -16,7 +16,8 @@ from llmsim.errors import InputError
 SUMMARY = "summary.json"
 DEFAULT_METRICS = (
     "request_throughput", "output_throughput", "request_goodput",
-    "mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "median_tpot_ms", "p99_tpot_ms",
+    "mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms", "mean_ttfn_ms", "p99_ttfn_ms",
+    "mean_tpot_ms", "median_tpot_ms", "p99_tpot_ms",
     "mean_itl_ms", "p99_itl_ms", "mean_e2el_ms", "p99_e2el_ms",
 )  # fmt: skip
 # Metrics of which more is better; all others are times.
@@ -40,6 +41,7 @@ class Result:
     source: str
     kind: str
     metrics: Mapping[str, Number]
+    first_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def read_result(path: str | Path) -> Result:
     if not isinstance(content, dict):
         raise InputError(f"{file}: not the result of one run")
     if isinstance(content.get("metrics"), dict):
-        return Result(str(path), "simulated", _numbers(content["metrics"]))
+        return Result(str(path), "simulated", _numbers(content["metrics"]), content.get("first_tokens"))
     if "request_throughput" in content or "mean_ttft_ms" in content:
         kind = "simulated" if content.get("backend") == "llmsim" else "measured"
         return Result(str(path), kind, _numbers(content))
@@ -155,6 +157,9 @@ def unlike(before: Result, after: Result) -> list[str]:
         one, other = before.metrics.get(name), after.metrics.get(name)
         if one is not None and other is not None and abs(one - other) > 0.01 * max(abs(one), abs(other)):
             told.append(f"{name}: {one:,.0f} and {other:,.0f}: not the same load")
+    one, other = before.first_tokens, after.first_tokens
+    if one is not None and other is not None and one != other:
+        told.append(f"first_tokens: {one} and {other}: not the same ttfn")
     return told
 
 

@@ -29,6 +29,7 @@ class Device:
 
     ``peak_flops`` are dense figures in flop/s by number format; bandwidths are bytes/s, those between
     devices per direction.  ``performance`` names the fitted coefficients that belong to the device;
+    ``sustained_clock_hz`` is what the power limit leaves of the clock of those peaks under matrix products, where less;
     ``sparsity`` is "2:4" where the data sheet has matrix units that skip two zeros of each four, at twice the peak.
     """
 
@@ -49,6 +50,7 @@ class Device:
     aliases: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     sparsity: str | None = None
+    sustained_clock_hz: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,8 @@ _DEVICE_NUMBERS = (
 
 
 def _device(name: str, file: File) -> Device:
-    file.only("title", "maker", "kind", "performance", "node", "aliases", "sources", "sparsity", *_DEVICE_NUMBERS)
+    file.only("title", "maker", "kind", "performance", "node", "aliases", "sources", "sparsity", "sustained_clock",
+              *_DEVICE_NUMBERS)  # fmt: skip
     peaks = file.inner("peak_flops")
     return Device(
         name=name,
@@ -277,7 +280,8 @@ def _device(name: str, file: File) -> Device:
         performance=file.text("performance") if file.content.get("performance") else None,
         node=file.text("node") if file.content.get("node") else None,
         aliases=file.texts("aliases"),
-        sources=file.sources(*_DEVICE_NUMBERS),
+        sources=file.sources(*_DEVICE_NUMBERS, "sustained_clock"),
+        sustained_clock_hz=file.quantity("sustained_clock", "Hz") if "sustained_clock" in file.content else None,
         sparsity=file.choice("sparsity", SPARSITIES) if "sparsity" in file.content else None,
     )
 

@@ -1,5 +1,6 @@
 """Parallel plans: how a model is cut over devices, which cuts are possible, and where the pieces go."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -15,23 +16,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one replica is cut: every layer over ``tensor`` devices, the layers over ``pipeline`` stages."""
+    """How one replica is cut: every layer over ``tensor`` devices, the layers over ``pipeline`` stages.
+
+    With ``data`` above 1 attention runs in as many copies, the ranks of attention data parallelism: each has the
+    weights of attention and of dense blocks once (over ``tensor`` devices) and sequences of its own, while the routed
+    experts are shared by all.  ``expert`` is over how many devices experts are dealt whole; what is left of the devices
+    of a stage cuts each expert.
+    """
 
     tensor: int = 1
     pipeline: int = 1
+    data: int = 1
+    expert: int = 1
+
+    @property
+    def group(self) -> int:
+        """Devices of one stage, which move in lockstep."""
+        return self.tensor * self.data
 
     @property
     def devices(self) -> int:
         """Devices of one replica."""
-        return self.tensor * self.pipeline
+        return self.group * self.pipeline
+
+    @property
+    def expert_tensor(self) -> int:
+        """Over how many devices each expert is cut."""
+        return self.group // self.expert
+
+    @property
+    def told(self) -> str:
+        """The plan in short: ``TP8``, ``TP1 DP8 EP8``, ``TP4 PP2``."""
+        sizes = (("PP", self.pipeline), ("DP", self.data), ("EP", self.expert))
+        return " ".join([f"TP{self.tensor}", *(f"{name}{size}" for name, size in sizes if size > 1)])
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """The devices that hold layers ``first_layer`` to ``last_layer`` (exclusive) and move in lockstep.
 
-    ``collective`` is what limits an operation among them, None for a single device; ``onward`` is the
-    way to the next stage, None for the last.
+    ``collective`` is what limits an operation among them, None for a single device; ``inner`` the same among the first
+    copy of attention, where there are several; ``onward`` is the way to the next stage, None for the last.
     """
 
     index: int
@@ -40,6 +65,7 @@ class Stage:
     devices: tuple[str, ...]
     collective: Link | None = None
     onward: Link | None = None
+    inner: Link | None = None
 
     @property
     def layers(self) -> int:
@@ -55,6 +81,7 @@ def check(model: ModelShape, plan: Plan) -> None:
     """
     if plan.tensor < 1 or plan.pipeline < 1:
         raise InfeasibleError(f"plan: sizes start at 1 (got tensor {plan.tensor}, pipeline {plan.pipeline})")
+    _check_experts(model, plan)
     reason = _undivided(model, plan.tensor)
     if reason:
         recurrent = [layer.recurrent for layer in model.layers if layer.recurrent is not None]
@@ -67,6 +94,33 @@ def check(model: ModelShape, plan: Plan) -> None:
             f"pipeline_parallel_size: {plan.pipeline} stages, but only {len(model.layers)} layers in {model.name}\n"
             f"hint: valid values: 1 to {len(model.layers)}"
         )
+
+
+def _check_experts(model: ModelShape, plan: Plan) -> None:
+    """Raise when experts cannot be dealt, or ranks of attention not be run, as the plan says."""
+    if plan.data < 1 or plan.expert < 1:
+        raise InfeasibleError(f"plan: sizes start at 1 (got data {plan.data}, expert {plan.expert})")
+    experts = fewest_experts(model)
+    if plan.data > 1 and not experts:
+        raise InfeasibleError(
+            f"data_parallel_size: {model.name} has no experts, so copies of it share nothing (got {plan.data})\n"
+            "hint: deployment.replicas for copies of a dense model"
+        )
+    if plan.expert > 1 and not experts:
+        raise InfeasibleError(f"expert parallelism: {model.name} has no experts (got {plan.expert} devices for them)")
+    if plan.group % plan.expert:
+        raise InfeasibleError(
+            f"expert parallelism: {plan.expert} does not divide the {plan.group} devices of a stage "
+            f"(tensor {plan.tensor} x data {plan.data})"
+        )
+    if plan.expert > max(experts, 1):
+        raise InfeasibleError(f"expert parallelism: {plan.expert} devices for {experts} experts of {model.name}")
+
+
+def fewest_experts(model: ModelShape) -> int:
+    """Return the experts of the smallest mixture of a model, 0 when it has none."""
+    blocks = [layer.feed_forward for layer in model.layers if layer.feed_forward is not None]
+    return min((block.experts for block in blocks if block.experts), default=0)
 
 
 def _undivided(model: ModelShape, tensor: int) -> str | None:
@@ -126,29 +180,35 @@ def place(model: ModelShape, plan: Plan, cluster: Cluster, replicas: int = 1) ->
     wanted = replicas * plan.devices
     if wanted > cluster.devices:
         raise InfeasibleError(
-            f"{replicas} x Plan(tensor={plan.tensor}, pipeline={plan.pipeline}) wants {wanted} devices: "
+            f"{replicas} x {_named(plan)} wants {wanted} devices: "
             f"{cluster.name} has {cluster.devices}\n"
             f"hint: {cluster.devices // plan.devices} such replicas fit, or add nodes"
         )
     free = [list(names) for names in cluster.device_names()]
     ranges = layer_ranges(len(model.layers), plan.pipeline)
     wires = _Wires(cluster)
-    return [_stages(ranges, _take_replica(free, plan, cluster), wires) for _ in range(replicas)]
+    return [_stages(ranges, _take_replica(free, plan, cluster), wires, plan) for _ in range(replicas)]
+
+
+def _named(plan: Plan) -> str:
+    """Return a plan as one would write it, sizes of 1 beyond tensor and pipeline left out."""
+    more = "".join(f", {name}={size}" for name, size in (("data", plan.data), ("expert", plan.expert)) if size > 1)
+    return f"Plan(tensor={plan.tensor}, pipeline={plan.pipeline}{more})"
 
 
 def _take_replica(free: list[list[str]], plan: Plan, cluster: Cluster) -> list[tuple[str, ...]]:
     """Take the devices of one replica out of ``free``: one tuple a stage."""
     whole = next((node for node in free if len(node) >= plan.devices), None)
     if whole is not None:
-        return [_take([whole], plan.tensor) for _ in range(plan.pipeline)]
+        return [_take([whole], plan.group) for _ in range(plan.pipeline)]
     groups = []
     for _ in range(plan.pipeline):
-        node = next((node for node in free if len(node) >= plan.tensor), None)
-        group = _take([node] if node is not None else _several(free, plan.tensor, cluster), plan.tensor)
+        node = next((node for node in free if len(node) >= plan.group), None)
+        group = _take([node] if node is not None else _several(free, plan.group, cluster), plan.group)
         kinds = dict.fromkeys(cluster.device_of(name).name for name in group)
         if len(kinds) > 1:
             raise InfeasibleError(
-                f"Plan(tensor={plan.tensor}, pipeline={plan.pipeline}): the devices left in {cluster.name} for one "
+                f"{_named(plan)}: the devices left in {cluster.name} for one "
                 f"stage are of different kinds (got {', '.join(kinds)})"
             )
         groups.append(group)
@@ -210,10 +270,20 @@ class _Wires:
         return self._graph.subgraph(names).copy()
 
 
-def _stages(ranges: list[tuple[int, int]], groups: list[tuple[str, ...]], wires: _Wires) -> tuple[Stage, ...]:
+def _stages(
+    ranges: list[tuple[int, int]], groups: list[tuple[str, ...]], wires: _Wires, plan: Plan
+) -> tuple[Stage, ...]:
     onward = [wires.between(group, following) for group, following in pairwise(groups)]
     return tuple(
-        Stage(index, first, last, devices, wires.collective(devices), link)
+        Stage(
+            index,
+            first,
+            last,
+            devices,
+            wires.collective(devices),
+            link,
+            wires.collective(devices[: plan.tensor]) if plan.data > 1 else None,
+        )
         for index, ((first, last), devices, link) in enumerate(zip(ranges, groups, [*onward, None], strict=True))
     )
 
@@ -246,15 +316,25 @@ def collective(graph: "networkx.Graph[str]", devices: Sequence[str]) -> Link | N
     """Return what limits an operation among ``devices``: the slowest link on the ways between them.
 
     Devices that are joined directly, without a switch (mesh, ring, torus), use all their direct links at
-    once, so the bandwidth is that of one times the number of members next to the member with the fewest.
+    once, so the bandwidth is that of one times the number of members next to the member with the fewest.  A group
+    over several nodes uses as many network cards of each at once as it has devices there (NCCL's rings, one a card).
     """
     if len(devices) < 2:
         return None
     links = [as_link(graph, _hops_among(graph, devices, one, other)) for one, other in _pairs(devices)]
     slowest = min(links, key=lambda link: (link.bandwidth, -link.latency_s))
     latency = max(link.latency_s for link in links)
-    beside = min(sum(graph.has_edge(one, other) for other in devices) for one in devices)
+    beside = min(sum(graph.has_edge(one, other) for other in devices) for one in devices) or _rails(graph, devices)
     return Link(slowest.kind, slowest.bandwidth * max(beside, 1), latency)
+
+
+def _rails(graph: "networkx.Graph[str]", devices: Sequence[str]) -> int:
+    """Return how many network cards of each node a group uses at once; 1 for a group in one node."""
+    members = Counter(name.split(".")[0] for name in devices)
+    if len(members) == 1:
+        return 1
+    cards = Counter(name.split(".")[0] for name, kind in graph.nodes(data="kind") if kind == "nic")
+    return max(min(min(count, cards[node]) for node, count in members.items()), 1)
 
 
 def _pairs(devices: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -38,8 +38,8 @@ __all__ = [
 RATES = ("request_rate", "concurrency", "speedup", "users")  # last words of keys that say how much is asked
 SOLID, DASHED = "-", (0, (2, 1.5))
 LEAST_BEND = 0.2  # of the height of a curve: one that bends less has no knee
-_LATENCIES = {"ttft": "time to first token", "tpot": "time per output token", "itl": "inter-token latency",
-              "e2el": "end-to-end latency", "queue_time": "queue time"}  # fmt: skip
+_LATENCIES = {"ttft": "time to first token", "ttfn": "time to first N tokens", "tpot": "time per output token",
+              "itl": "inter-token latency", "e2el": "end-to-end latency", "queue_time": "queue time"}  # fmt: skip
 _AXES = {SPEED: "speed of a user (output tokens/s)", YIELD: "throughput of a device (output tokens/s)",
          "request_throughput": "throughput (requests/s)", "output_throughput": "throughput (output tokens/s)",
          "total_token_throughput": "throughput (tokens/s)", "request_goodput": "goodput (requests/s)",
@@ -62,7 +62,8 @@ def latency_throughput(
     A curve goes through the means over replications; bands are their intervals.  The knee is the point that lies
     farthest below the straight line between the ends of a curve, both axes scaled to 0..1 (Satopaa and others 2011,
     "Finding a 'Kneedle' in a haystack"), so it depends on the range that was swept; a curve that hardly bends has none.
-    Points that could not run are left out.
+    Points that could not run are left out.  Those with replications whose queue never stopped growing are hollow: their
+    latencies grow with the length of the run.
 
     Args:
         table: what `sweep` or `summarise` returned.
@@ -83,6 +84,7 @@ def latency_throughput(
     picture = figure(8, 5.2)
     axes = picture.subplots()
     shown: list[float] = []
+    overloaded = False
     for place, (label, lines) in enumerate(_groups(means, hues)):
         for dash, name in enumerate(names):
             curve = _curve(lines, across, name)
@@ -91,6 +93,7 @@ def latency_throughput(
             shown += [value for part in curve[1:] for value in part.tolist() if math.isfinite(value)]
             solid = dash == len(names) - 1
             _draw_curve(axes, curve, place, solid)
+            overloaded |= _hollow(axes, curve, _saturated(lines, across), place)
             if solid:
                 _entry(axes, place, label, _kept(curve, slo))
     if not shown:
@@ -109,6 +112,8 @@ def latency_throughput(
     dress(axes)
     for dash, name in enumerate(names if len(names) > 1 else ()):
         axes.plot([], [], color=GREY, linestyle=SOLID if dash == len(names) - 1 else DASHED, label=_words(name))
+    if overloaded:
+        axes.plot([], [], "o", color=GREY, markerfacecolor="white", markersize=5, label="saturated")
     _legend(axes, picture)
     picture.suptitle("Latency against load" + _by(hues))
     return picture
@@ -281,6 +286,20 @@ def _draw_curve(axes: "Axes", curve: Curve, place: int, solid: bool) -> None:
             *at, "o", markersize=14, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.6, zorder=4
         )
         axes.annotate(f"knee {x[bend]:g}", at, (9, -12), textcoords="offset points", fontsize=9, color=colour)
+
+
+def _saturated(lines: Sequence[Line], across: str) -> list[float]:
+    """Return the loads at which replications were saturated."""
+    return [float(line[across]) for line in lines if line.get("saturated")]
+
+
+def _hollow(axes: "Axes", curve: Curve, loads: Sequence[float], place: int) -> bool:
+    """Make the markers at ``loads`` hollow; say whether there are any."""
+    x, mean, _, _ = curve
+    these = np.isin(x, loads)
+    colour, marker = CYCLE[place % len(CYCLE)], MARKERS[place % len(MARKERS)]
+    axes.plot(x[these], mean[these], marker, color=colour, markerfacecolor="white", markersize=5, zorder=5)
+    return bool(these.any())
 
 
 def _kept(curve: Curve, slo: float | None) -> str:

@@ -29,6 +29,7 @@ from llmsim.results.reach import reach
 from llmsim.results.records import Record
 from llmsim.results.run import Run
 from llmsim.schedulers.decision_log import DecisionLog
+from llmsim.schedulers.first_tokens import FirstTokens
 from llmsim.schedulers.observed import Observed
 from llmsim.workload.build import build
 from llmsim.workload.request import Request
@@ -107,6 +108,7 @@ class Simulation:
         self.parts = Parts(resolved, self.clock, self._finish, leap=leap, costs=costs)
         self.workload = build(resolved.workload, seed=resolved.seed, max_model_len=resolved.options.max_model_len)
         self._router = _router(resolved)
+        self._nth_token_s = self._watch_first_tokens(resolved)
         self._tokenize_s = resolved.scenario.performance.tokenize_us_per_token * 1e-6
         calibration = resolved.performance.calibration
         self.client_s = 0.0 if calibration is None else calibration.client_s
@@ -137,6 +139,16 @@ class Simulation:
         for engine in self.parts.engines:
             log = DecisionLog(engine.scheduler, engine.pool, engine.replica, write)
             engine.scheduler = Observed(engine.scheduler, [log])
+
+    def _watch_first_tokens(self, resolved: Resolved) -> dict[str, float] | None:
+        """Have it noted when the first N tokens of each request are out, where the scenario asks for that."""
+        if resolved.first_tokens is None or resolved.options.prefill_only:
+            return None
+        moments: dict[str, float] = {}
+        for engine in self.parts.engines:
+            watch = FirstTokens(resolved.first_tokens, moments, interval=resolved.options.stream_interval)
+            engine.scheduler = Observed(engine.scheduler, [watch])
+        return moments
 
     # ------------------------------------------------------------------ running
 
@@ -239,6 +251,8 @@ class Simulation:
 
     def _finish(self, record: Record) -> None:
         """Keep a record, and let the workload answer to it."""
+        if self._nth_token_s is not None and record.status == "finished":
+            record.nth_token_s = self._nth_token_s.pop(record.id, None)
         self.records.append(record)
         self._in_system -= 1
         for request in self.workload.on_end(record):
@@ -284,6 +298,7 @@ class Simulation:
             percentiles=resolved.percentiles,
             goodput=resolved.goodput or None,
             slo=resolved.slo or None,
+            first_tokens=resolved.first_tokens,
             warmup_requests=resolved.warmup_requests,
             warmup_s=resolved.warmup_s,
             pieces=pieces,

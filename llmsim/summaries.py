@@ -12,18 +12,26 @@ if TYPE_CHECKING:
     import pandas
 
 _AFTER_THE_KEYS = "replication"
+_SATURATED = "saturated"
 
 
-def summarise(table: "pandas.DataFrame", metrics: Sequence[str], *, confidence: float = 0.95) -> "pandas.DataFrame":
+# What a sweep is judged by where nobody says by what.
+USUAL_METRICS = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "output_throughput")
+
+
+def summarise(
+    table: "pandas.DataFrame", metrics: Sequence[str] | str = USUAL_METRICS, *, confidence: float = 0.95
+) -> "pandas.DataFrame":
     """Return one row for each point of a sweep: the mean of each metric over its replications, with an interval.
 
     Columns: the swept keys, ``replications`` (those that came to an end and have the metric), ``status`` (``ok``, or
-    what kept replications from it), then for each metric its mean under its own name and the ends of Student's
-    interval as ``METRIC_lo95`` and ``METRIC_hi95`` (the number follows the confidence).
+    what kept replications from it), ``saturated`` (how many of them had a queue that never stopped growing, so their
+    latencies are those of runs this long; where the table tells), then for each metric its mean under its own name
+    and the ends of Student's interval as ``METRIC_lo95`` and ``METRIC_hi95`` (the number follows the confidence).
 
     Args:
         table: what `sweep` returned.
-        metrics: names of columns.
+        metrics: names of columns; or one.
         confidence: of the intervals, between 0 and 1.
 
     Raises:
@@ -31,12 +39,16 @@ def summarise(table: "pandas.DataFrame", metrics: Sequence[str], *, confidence: 
     """
     import pandas
 
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     keys = _keys(table, metrics, confidence)
     level = f"{confidence * 100:g}"
     rows = []
     for point, lines in _points(table, keys):
         fine = [line for line in lines if line["status"] == "ok"]
         row = {**point, "replications": len(fine), "status": _status(lines)}
+        if _SATURATED in table.columns:
+            # From a file, where others are not known, the verdict is a text.
+            row[_SATURATED] = sum(str(line[_SATURATED]) == "True" for line in fine)
         for metric in metrics:
             interval = _interval([line[metric] for line in fine], confidence)
             row |= {
@@ -49,7 +61,12 @@ def summarise(table: "pandas.DataFrame", metrics: Sequence[str], *, confidence: 
 
 
 def paired(
-    table: "pandas.DataFrame", over: str, metrics: Sequence[str], *, baseline: Any = None, confidence: float = 0.95
+    table: "pandas.DataFrame",
+    over: str,
+    metrics: Sequence[str] | str = USUAL_METRICS,
+    *,
+    baseline: Any = None,
+    confidence: float = 0.95,
 ) -> "pandas.DataFrame":
     """Return how each value of one swept key differs from ``baseline``, replication by replication.
 
@@ -64,7 +81,7 @@ def paired(
     Args:
         table: what `sweep` returned.
         over: the swept key that is compared.
-        metrics: names of columns.
+        metrics: names of columns; or one.
         baseline: the value of ``over`` to compare with; None: the first one in the table.
         confidence: of the intervals, between 0 and 1.
 
@@ -73,6 +90,7 @@ def paired(
     """
     import pandas
 
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     keys = _keys(table, metrics, confidence)
     if over not in keys:
         raise InputError(f"paired: {over!r} was not swept\nhint: swept keys are {', '.join(keys)}")

@@ -57,8 +57,9 @@ def save_sweep_report(
         page.section("Pictures", *_pictures(table, slo or {})),
         page.section(
             "Points",
-            "<p>Means over the replications, with half the width of their 95 % interval.</p>",
-            page.table(_rows(means, keys, metrics), words=keys),
+            "<p>Means over the replications, with half the width of their 95 % interval. Saturated: runs whose queue "
+            "never stopped growing; their latencies grow with the length of the run.</p>",
+            page.table(_rows(means, keys, metrics), words=[*keys, "status", "saturated"]),
         ),
         page.section("What all points share", page.text(scenario)) if scenario else "",
     ]
@@ -77,7 +78,7 @@ def _pictures(table: "pandas.DataFrame", slo: Mapping[str, float]) -> list[str]:
     """Return those pictures that the table has data for."""
     limits = {name: float(most) for name, most in slo.items() if name.endswith("_ms") and name in table.columns}
     pairs: list[tuple[tuple[str, ...], float | None]]
-    pairs = [(_beside(name, list(table.columns)), most) for name, most in limits.items()]
+    pairs = [(beside(name, list(table.columns)), most) for name, most in limits.items()]
     drawn = []
     for names, most in pairs or [(("p50_ttft_ms", "p99_ttft_ms"), None)]:
         try:
@@ -93,7 +94,7 @@ def _pictures(table: "pandas.DataFrame", slo: Mapping[str, float]) -> list[str]:
     return drawn
 
 
-def _beside(metric: str, columns: Sequence[str]) -> tuple[str, ...]:
+def beside(metric: str, columns: Sequence[str]) -> tuple[str, ...]:
     """Return a percentile with the median before it, where there is one."""
     median = f"p50_{metric.partition('_')[2]}"
     return (median, metric) if median in columns and median != metric else (metric,)
@@ -101,9 +102,12 @@ def _beside(metric: str, columns: Sequence[str]) -> tuple[str, ...]:
 
 def _rows(means: "pandas.DataFrame", keys: Sequence[str], metrics: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
+    told = "saturated" in means and bool(means["saturated"].any())
     for line in means.to_dict("records"):
         row: dict[str, Any] = {key: str(line[key]) for key in keys}
         row |= {"runs": int(line["replications"]), "status": line["status"]}
+        if told:
+            row["saturated"] = f"{line['saturated']} of {line['replications']}" if line["saturated"] else ""
         for metric in metrics:
             half = line[f"{metric}_hi95"] - line[metric]
             row[metric] = page.with_half(float(line[metric]), float(half))

@@ -36,7 +36,7 @@ def sweep(
     scenario: "Scenario",
     over: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]],
     *,
-    replications: int = 1,
+    replications: int | None = 1,
     n_jobs: int = 1,
     backend: str | None = None,
     time_limit_s: float | None = None,
@@ -62,7 +62,7 @@ def sweep(
         scenario: what all points share.
         over: the values of each swept key; a key is dotted (``engine.max_num_seqs``) or short (``request_rate``).  Or a
             list of points, each with the values of its own keys; what a point leaves out is None in the table.
-        replications: how often to simulate each point, each time with another seed.
+        replications: how often to simulate each point, each time with another seed; None: see `usual_replications`.
         n_jobs: how many processes simulate side by side; -1: one for each core.  The table is the same for any number.
         backend: joblib's backend: ``loky`` (the default), ``multiprocessing``, ``threading``, or one that joblib or a
             library has registered, such as ``dask`` or ``ray``.
@@ -75,9 +75,11 @@ def sweep(
             asked of a point in which nothing is random, so that they would all be the same; or the number of jobs
             or the backend is not one that joblib knows.
     """
+    points = _points(over) if isinstance(over, Sequence) else list(_grid(over))
+    if replications is None:
+        replications = usual_replications(scenario, points)
     if replications < 1:
         raise ScenarioError(f"sweep: replications must be at least 1 (got {replications})")
-    points = _points(over) if isinstance(over, Sequence) else list(_grid(over))
     keys = list(dict.fromkeys(key for point in points for key in point))
     seeds = [replication_seed(scenario.seed, number) for number in range(replications)]
     names = _examine(scenario, points, seeds[:2])
@@ -226,14 +228,13 @@ def _examine(scenario: "Scenario", points: Sequence[Point], seeds: Sequence[int]
 
     A point that cannot be read beside others that can is left to become a row.
     """
-    from llmsim.results.metrics import measure
     from llmsim.schema import resolve
 
     names: dict[str, None] = {}
     wrong: list[LlmsimError] = []
     for point in points:
         changed = scenario.with_(_plain(point))
-        names |= dict.fromkeys(measure([], percentiles=changed.output.percentiles))
+        names |= dict.fromkeys(_metric_names(changed))
         try:
             resolved = resolve(changed)
         except LlmsimError as error:
@@ -243,12 +244,33 @@ def _examine(scenario: "Scenario", points: Sequence[Point], seeds: Sequence[int]
             where = f" at {point}" if point else ""
             raise ScenarioError(
                 f"sweep: replications{where}: nothing is random here, so all would be the same\n"
-                "hint: replications=1; or give a trace jitter_s or thin, or take generated arrivals or lengths"
+                "hint: replications=1; or give a trace resample, jitter_s or thin; or generate arrivals or lengths"
             )
     mistakes = [error for error in wrong if not isinstance(error, InfeasibleError)]
     if len(wrong) == len(points) and mistakes:
         raise mistakes[0]
     return list(names)
+
+
+def _metric_names(scenario: "Scenario") -> list[str]:
+    """Return the keys that the metrics of a scenario's runs have."""
+    from llmsim.results.metrics import measure
+
+    output = scenario.output
+    return list(measure([], percentiles=output.percentiles, first_tokens=output.first_tokens is not None))
+
+
+def usual_replications(scenario: "Scenario", points: Sequence[Point]) -> int:
+    """Return 3, the fewest that give an interval worth its name; 1 where a point is the same with any seed."""
+    from llmsim.schema import resolve
+
+    seeds = [replication_seed(scenario.seed, number) for number in range(2)]
+    for point in points:
+        # What cannot be read, or run, is told by the sweep itself.
+        with suppress(LlmsimError):
+            if not is_random(resolve(scenario.with_(_plain(point))), seeds):
+                return 1
+    return 3
 
 
 def is_random(resolved: "Resolved", seeds: Sequence[int]) -> bool:

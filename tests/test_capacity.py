@@ -332,6 +332,12 @@ def call(*words):
     return CliRunner().invoke(cli, ["capacity", *words], prog_name="llmsim")
 
 
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path, monkeypatch):
+    """The command writes to runs/ in the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_the_command_prints_probes_answer_and_what_may_come_next():
     said = call(*SMALL, "--request-rate", "8", "--slo", "p99_ttft_ms=200", "--tolerance", "0.1")
     assert said.exit_code == 0, said.output
@@ -368,3 +374,45 @@ def test_a_load_without_a_rate_is_random_as_soon_as_it_has_one():
     found = llmsim.capacity(scenario, slo={"p99_ttft_ms": 500}, high=4, tolerance=0.2)
     assert len(found.each) == 3
     assert not any("nothing is random" in note for note in found.notes)
+
+
+def test_an_interrupted_search_goes_on_where_it_was(tmp_path, monkeypatch):
+    from llmsim.planning import searching
+
+    asked = [*SMALL, "--request-rate", "8", "--slo", "p99_ttft_ms=200", "--tolerance", "0.1", "-o", str(tmp_path / "x")]
+    whole = json.loads(call(*asked, "--json").stdout)
+    real, ran = searching.run_probe, []
+
+    def broken(*job):
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        ran.append(job)
+        return real(*job)
+
+    monkeypatch.setattr(searching, "run_probe", broken)
+    stopped = call(*asked)
+    assert stopped.exit_code == 130
+    assert "--resume" in stopped.output
+    monkeypatch.setattr(searching, "run_probe", lambda *job: ran.append(job) or real(*job))
+    resumed = call(*asked, "--resume", "--json")
+    assert json.loads(resumed.stdout) == whole
+    assert len(ran) == len(whole["probes"])  # none was run twice
+    again = call(*asked, "--resume", "--json")
+    assert json.loads(again.stdout) == whole
+    assert len(ran) == len(whole["probes"])
+    assert len((tmp_path / "x" / "probes.csv").read_text().splitlines()) == len(ran) + 1
+    assert json.loads((tmp_path / "x" / "capacity.json").read_text()) == whole
+
+
+def test_another_question_takes_nothing_over(tmp_path):
+    scenario = single_server({"arrival": {"kind": "poisson", "request_rate": 1.0}})
+    file = tmp_path / "probes.jsonl"
+    first = llmsim.capacity(scenario, {"p99_ttft_ms": 4000}, replications=1, checkpoint=file)
+    lines = len(file.read_text().splitlines())
+    assert lines == len(first.probes)
+    other = llmsim.capacity(scenario, {"p99_ttft_ms": 2000}, replications=1, checkpoint=file)
+    assert len(file.read_text().splitlines()) == lines + len(other.probes)
+    assert llmsim.capacity(scenario, {"p99_ttft_ms": 4000}, replications=1, checkpoint=file) == first
+    (tmp_path / "notes.txt").write_text("hello\n")
+    with pytest.raises(llmsim.InputError, match="not a line of a search's checkpoint"):
+        llmsim.capacity(scenario, {"p99_ttft_ms": 2000}, replications=1, checkpoint=tmp_path / "notes.txt")

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from llmsim.cli.app import cli
 from llmsim.cli.parameter_files import read_points, words_of
+from llmsim.cli.pasted import with_pasted
 from llmsim.errors import InputError
 
 SERVE = """CUDA_VISIBLE_DEVICES=0,1 vllm serve meta-llama/Llama-3.1-8B-Instruct \\
@@ -155,3 +156,26 @@ def test_unknown_flags_in_files_are_named(files):
     said = call("sweep", *SMALL, "--serve-params", serve)
     assert said.exit_code == 2
     assert "No such option" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "CUDA_VISIBLE_DEVICES=0,1 VLLM_USE_V1=1 nohup vllm serve Qwen/Qwen3-8B -tp 2 > log.txt 2>&1 &",
+        "$ vllm serve Qwen/Qwen3-8B -tp 2 >>log.txt",
+        "numactl -N 0 vllm serve Qwen/Qwen3-8B -tp 2 | tee log.txt",
+        "vllm serve \\  \n  Qwen/Qwen3-8B \\\r\n  -tp 2; echo done",
+        "vllm serve \u201cQwen/Qwen3-8B\u201d \u2013tensor-parallel-size \u20182\u2019",
+        "docker run --gpus all -v ~/.cache/huggingface:/root/.cache/huggingface --env 'HF_TOKEN=x' -p 8000:8000 "
+        "--ipc=host vllm/vllm-openai:latest --model Qwen/Qwen3-8B --tensor-parallel-size 2",
+    ],
+)
+def test_commands_as_people_paste_them(command):
+    assert with_pasted({"serve_cmd": command}) == {"model": "Qwen/Qwen3-8B", "tensor_parallel_size": "2"}
+
+
+def test_a_path_with_an_odd_name_and_json_in_quotes():
+    command = """vllm serve '/models/my model (v2)' --speculative-config '{"method": "ngram", "x": "a > b; c"}'"""
+    told = with_pasted({"serve_cmd": command})
+    assert told["model"] == "/models/my model (v2)"
+    assert told["speculative_config"] == '{"method": "ngram", "x": "a > b; c"}'

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -201,7 +202,7 @@ def test_the_environment_gives_options_too():
         (["--set", "tp"], 3, "error: --set tp: not of the form KEY=VALUE"),
         (["--slo", "p99_ttf_ms=3"], 3, "error: --slo: no such metric\nhint: did you mean"),
         (["--slo", "p99_ttft_ms"], 2, "not of the form KEY=VALUE"),
-        (["--goodput", "ttf:3"], 3, "error: --goodput: must be ttft, tpot or e2el"),
+        (["--goodput", "ttf:3"], 3, "error: --goodput: must be ttft, ttfn, tpot or e2el"),
         (["--percentile-metrics", "ttft,tptt"], 3, "error: --percentile-metrics"),
         (["--model", "llama-3.1-70b"], 4, "hint: "),
         (["nothing.yaml"], 3, "error: nothing.yaml: no such file"),
@@ -227,12 +228,12 @@ def test_what_is_wrong_is_said_by_the_name_of_the_option(arguments, code, words)
 def test_flags_that_are_not_modelled_warn_and_do_not_change_the_result():
     plain = simulate(*SMALL, "--no-output", "-q").stdout
     result = simulate(
-        *SMALL, "--no-output", "--kv-transfer-config", '{"kv_role": "kv_both"}', "-ep", "--swap-space", "4",
+        *SMALL, "--no-output", "--kv-transfer-config", '{"kv_role": "kv_both"}', "--enable-eplb", "--swap-space", "4",
         "--served-model-name", "m", "--ignore-eos", "--backend", "vllm",
     )  # fmt: skip
 
     for words in (
-        "engine.kv_transfer_config is not modelled yet", "engine.enable_expert_parallel is not modelled yet",
+        "engine.kv_transfer_config is not modelled yet", "engine.enable_eplb is not modelled yet",
         "engine.swap_space: ignored, vLLM V1 has no such flag", "engine.served_model_name: ignored",
         "--ignore-eos: ignored", "--backend: ignored",
     ):  # fmt: skip
@@ -375,3 +376,21 @@ def test_the_next_commands_of_a_run_without_a_folder_do_that_run_again():
     assert next_of("s.yaml", "--set", "engine.max_num_seqs=4") == (
         "s.yaml --set engine.max_num_seqs=4 --no-output -tp 2"
     )
+
+
+def test_the_file_that_a_run_wrote_is_run_again_under_the_same_header():
+    first = simulate(*SMALL, "-o", "first").stdout.splitlines()[0]
+    assert "scheduler" not in first
+    assert simulate("first/scenario.resolved.yaml", "--no-output").stdout.splitlines()[0] == first
+    own = simulate(*SMALL, "--scheduler", "static", "-o", "own").stdout.splitlines()[0]
+    assert " scheduler static " in own
+    assert simulate("own/scenario.resolved.yaml", "--no-output").stdout.splitlines()[0] == own
+
+
+def test_commands_that_may_come_next_win_over_what_was_set():
+    said = simulate("--set", "request_rate=5", "--set", "tensor_parallel_size=1", "--num-prompts", "20", "--no-output")
+    plan, load = re.findall(r"llmsim simulate .*", said.stdout)
+    assert plan.endswith("--set tensor_parallel_size=2")
+    assert load.endswith("--set request_rate=10 --plots")
+    again = simulate(*load.split()[2:-1])
+    assert "Request rate configured (RPS):           10.00" in again.stdout

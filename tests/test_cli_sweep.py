@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import click
 import pandas
@@ -35,6 +36,7 @@ def call(tmp_path, monkeypatch):
         ("a=static,{name: fair, output_weight: 2}", ["static", {"name": "fair", "output_weight": 2}]),
         ("a=my.module:Class,static", ["my.module:Class", "static"]),
         ("a='1,2',3", ["1,2", 3]),
+        ("a=[1,2],[1, 4]", [[1, 2], [1, 4]]),
     ],
 )
 def test_axes(text, values):
@@ -116,3 +118,23 @@ def test_mistakes_are_named(call, words, message, code):
     said = call(*SMALL, *words)
     assert message in said.output
     assert said.exit_code == code
+
+
+def test_points_that_cannot_run_have_dashes_and_a_status(call):
+    said = call(*SMALL, "--set", "tensor_parallel_size=1,3", "--replications", "2", "--compare", "tensor_parallel_size")
+    assert said.exit_code == 0, said.output
+    assert "nan" not in said.stdout
+    assert re.search(r"^ *3 +0 +infeasible +- ", said.stdout, re.MULTILINE)
+    assert re.search(r"^ *1 +2 +ok ", said.stdout, re.MULTILINE)
+
+
+def test_a_sweep_of_which_nothing_can_run_is_infeasible(call):
+    assert call(*SMALL, "--set", "tensor_parallel_size=3,5", "--replications", "1").exit_code == 4
+
+
+def test_saturated_replications_are_counted_in_the_table(call):
+    said = call(*SMALL[:4], "--num-prompts", "400", "-j", "1", "--set", "request_rate=4,80", "--replications", "2",
+                "--set", "max_num_seqs=16")  # fmt: skip
+    assert re.search(r"^ *4 +2 +- ", said.stdout, re.MULTILINE)
+    assert re.search(r"^ *80 +2 +2 of 2 ", said.stdout, re.MULTILINE)
+    assert "2 runs are saturated" in said.output

@@ -42,8 +42,8 @@ def test_the_catalogue_spans_makers_and_kinds():
 def test_every_device_has_sane_numbers_and_a_node_that_holds_it(name):
     device = load_device(name)
     assert 8e9 < device.memory_bytes < 2e12
-    assert 2e11 < device.memory_bandwidth < 1e13
-    assert all(1e12 < peak < 2e16 for peak in device.peak_flops.values())
+    assert 4e10 < device.memory_bandwidth < 1e13
+    assert all(5e11 < peak < 2e16 for peak in device.peak_flops.values())
     assert {"bf16", "fp16"} & set(device.peak_flops)
     assert default_node(name).device == device
 
@@ -251,7 +251,7 @@ def test_a_part_of_a_node_can_be_booked_but_no_more_than_it_holds():
 def test_hosts_have_what_the_simulator_of_host_work_needs():
     for name in NODES:
         host = load_node(name).host
-        assert host.cores >= 10
+        assert host.cores >= 4
         assert 1e9 < host.clock_hz < 6e9
         assert host.memory_bandwidth > 5e10
         assert host.numa_domains >= 1

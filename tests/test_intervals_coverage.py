@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from simulations import PlainPrices, options, run
 
-from llmsim.results.estimates import Series
+from llmsim.results.estimates import FEWEST, Series
 from llmsim.results.outcome import Outcome
+from llmsim.results.records import Record
 from llmsim.results.steadiness import grows
+from llmsim.results.throughputs import throughput_intervals, window
 from llmsim.workload.request import Request
 
 CUSTOMERS = 20_000
 PERCENTILES = (50, 90, 99)
+RATES = ("request_throughput", "output_throughput", "request_goodput")
 RUNS = pytest.param(500, marks=pytest.mark.slow)
 
 
@@ -78,6 +81,95 @@ def test_an_overloaded_queue_grows_and_a_busy_one_does_not(load, least, most, ru
     assert least <= share <= most
 
 
+def served(arrivals: np.ndarray, ends: np.ndarray) -> list[Record]:
+    """Return the records of a queue's customers."""
+    begun = np.maximum(arrivals, np.concatenate(([0.0], ends[:-1])))
+    times = zip(arrivals.tolist(), begun.tolist(), ends.tolist(), strict=True)
+    return [
+        Record(str(number), 0, "finished", "length", 1, came, began, end, end, 1, 1, 0, 0)
+        for number, (came, began, end) in enumerate(times)
+    ]
+
+
+@pytest.mark.parametrize("runs", [60, RUNS])
+@pytest.mark.parametrize("customers", [1000, pytest.param(CUSTOMERS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("load", [0.7, 0.9, 1.05, 1.2])
+def test_the_interval_of_a_throughput_holds_the_rate_of_an_endless_run(load, customers, runs):
+    # A queue with load to spare serves all that come, an overloaded one as many as it can.
+    true, held = min(load, 1.0), 0
+    for number in range(runs):
+        records = served(*queue(load, number, customers))
+        run_s = records[-1].finished_s - records[0].arrival_s
+        metrics = dict.fromkeys((*RATES[:2], "total_token_throughput"), customers / run_s)
+        estimate = throughput_intervals(records, metrics)["request_throughput"]
+        held += estimate.low <= true <= estimate.high
+    print(f"M/M/1 at {load}, {customers} customers, {runs} runs: {held / runs:.1%} hold the rate")
+    assert held / runs >= (0.88 if runs == 60 else 0.92)
+
+
+def test_the_drain_and_the_beginning_are_not_counted():
+    # One request a second, which takes 10 s: the first ends at 10 s, the last comes at 99 s and ends at 109 s.  In
+    # between one ends each second, but 100 requests in 109 s are 0.917 a second.
+    records = served(np.arange(100.0), np.arange(100.0) + 10.0)
+    for record in records:
+        record.admitted_s = record.arrival_s
+    outcome = Outcome(records=records)
+    assert outcome.metrics["request_throughput"] == pytest.approx(100 / 109)
+    estimate = outcome.intervals()["request_throughput"]
+    assert (estimate.low, estimate.high) == pytest.approx((1.0, 1.0), rel=0.05)
+    assert estimate.value == outcome.metrics["request_throughput"]
+
+
+def test_a_queue_is_served_until_its_last_admission():
+    # All come at once to a server of one second each: what it does is seen until the last one is admitted, at 59 s.
+    records = served(np.zeros(60), np.arange(1.0, 61.0))
+    from llmsim.results.metrics import timings
+
+    assert window(records, timings(records), -math.inf) == (1.0, 59.0)
+    outcome = Outcome(records=records)
+    assert outcome.steadiness.saturated
+    assert outcome.intervals()["request_throughput"].low <= 1.0 <= outcome.intervals()["request_throughput"].high
+
+
+def test_goodput_is_not_estimable_where_the_queue_grows():
+    arrivals, ends = queue(1.3, 1, 2000)
+    outcome = Outcome(records=served(arrivals, ends), goodput={"e2el": 20_000.0})
+    assert outcome.steadiness.saturated
+    found = outcome.intervals()
+    assert found["request_goodput"].reason == "saturated: not estimable"
+    assert found["request_throughput"].estimable
+
+
+def test_few_requests_have_no_interval_of_their_throughput():
+    outcome = Outcome(records=served(*queue(0.5, 1, FEWEST)))
+    assert outcome.intervals()["request_throughput"].reason.startswith("fewer than")
+
+
+def test_all_good_none_good():
+    arrivals, ends = queue(0.5, 1, 500)
+    everybody = Outcome(records=served(arrivals, ends), goodput={"e2el": 1e9}).intervals()
+    assert everybody["request_goodput"] == everybody["request_throughput"]
+    nobody = Outcome(records=served(arrivals, ends), goodput={"e2el": 1e-9}).intervals()["request_goodput"]
+    assert nobody.value == 0.0
+    assert not nobody.estimable
+
+
+@pytest.mark.parametrize("runs", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_throughputs_of_a_batching_engine_are_within_their_intervals(runs):
+    import llmsim
+
+    random = {"name": "random", "input_len": 1024, "output_len": 128, "range_ratio": 0.8}
+    base = llmsim.scenario(model="llama-3.1-8b", gpu="h100-sxm", request_rate=12,
+                           num_prompts=300 if runs == 10 else 1000, **{"workload.dataset": random})  # fmt: skip
+    held = Counter()
+    for number in range(runs):
+        found = llmsim.simulate(base.with_(seed=1000 + number)).intervals()
+        for name, true in (("request_throughput", 12.0), ("output_throughput", 12.0 * 128)):
+            held[name] += found[name].low <= true <= found[name].high
+    print(f"batching, {runs} runs: {dict(held)}")
+    assert min(held.values()) / runs >= (0.7 if runs == 10 else 0.92)
+
+
 # ---------------------------------------------------------------------- through the simulator
 
 
@@ -121,7 +213,11 @@ def test_a_simulated_queue_is_within_its_intervals():
 def test_an_overloaded_simulated_queue_is_saturated_and_nothing_is_estimable():
     outcome = simulated(1.3, 3000, 1)
     assert outcome.steadiness.saturated
-    assert not any(estimate.estimable for estimate in outcome.intervals().values())
-    assert {estimate.reason for estimate in outcome.intervals().values()} == {"saturated: not estimable"}
+    found = outcome.intervals()
+    latencies = [estimate for key, estimate in found.items() if key.endswith("_ms")]
+    assert not any(estimate.estimable for estimate in latencies)
+    assert {estimate.reason for estimate in latencies} == {"saturated: not estimable"}
+    # What it serves is its capacity: one request in 10 ms.
+    assert found["request_throughput"].low <= 100.0 <= found["request_throughput"].high
     assert outcome.intervals()["p99_ttft_ms"].value == pytest.approx(outcome.metrics["p99_ttft_ms"])
     assert any(note.startswith("saturated") for note in outcome.notes())

@@ -322,7 +322,7 @@ def test_what_a_preset_s_flags_do_not_model_is_warned_about():
         "sglang@0.5", scheduler="static", enable_dp_attention=True, log_level="info", disaggregation_mode="prefill"
     )
     warnings = resolve(asked).warnings
-    assert "engine.enable_dp_attention is not modelled yet: one rank is simulated" in warnings
+    assert "engine.enable_dp_attention: changes nothing, llama-3.1-8b has no experts" in warnings
     assert "engine.log_level: ignored, it does not change simulated times" in warnings
     assert any(warning.startswith("engine.disaggregation_mode is not modelled") for warning in warnings)
     asked = scenario("trtllm@1", scheduler="static", kv_cache_config={"host_cache_size": 10, "dtype": "fp8"})

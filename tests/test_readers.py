@@ -113,7 +113,7 @@ def test_columns_may_have_names_of_their_own(made, content):
     assert triples(path, columns=OWN_NAMES) == [(1_500_000_000, 10, 20)]
     untimed = {what: name for what, name in OWN_NAMES.items() if what != "time"}
     assert triples(path, columns=untimed) == [(None, 10, 20)]
-    with pytest.raises(TraceError, match="no column 'then', which columns.time names"):
+    with pytest.raises(TraceError, match=r"no column 'then', which columns\.time names"):
         read(path, columns=OWN_NAMES | {"time": "then"})
     with pytest.raises(TraceError, match="columns can be named for csv and jsonl only"):
         read(path, "mooncake", columns=OWN_NAMES)

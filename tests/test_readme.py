@@ -117,7 +117,7 @@ def test_the_result_in_the_readme_is_that_of_the_demonstration(tmp_path):
         ("enable_prefix_caching", "prefix caching"),
         ("speculative_config", "speculative decoding"),
         ("kv_transfer_config", "prefill and decode on separate engines"),
-        ("enable_expert_parallel", "expert-parallel engines"),
+        ("enable_eplb", "experts that get unequal load over time"),
         ("enable_lora", "LoRA"),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_folder_of_a_sweep_gives_its_report_and_plots(table, tmp_path, monkeyp
     (tmp_path / "sw").mkdir()
     table.to_csv(tmp_path / "sw" / "sweep.csv", index=False)
     assert command("report", "sw", "--slo", "p99_ttft_ms=200").output == "wrote sw/report.html\n"
-    drawn = command("plot", "sw", "--slo", 200, "--format", "svg")
+    drawn = command("plot", "sw", "--slo", "p99_ttft_ms=200", "--format", "svg")
     assert drawn.output.splitlines() == ["wrote sw/plots/latency_throughput.svg", "wrote sw/plots/pareto.svg"]
     assert "tensor_parallel_size 1: keeps the SLO" in (tmp_path / "sw/plots/latency_throughput.svg").read_text()
 
@@ -182,6 +182,7 @@ def test_a_folder_of_a_sweep_gives_its_report_and_plots(table, tmp_path, monkeyp
         (["report", "."], 3, "neither a run nor a sweep"),
         (["plot", "nothing"], 3, "no such file"),
         (["plot", "sw", "--kind", "life_lines"], 2, "not a picture of a sweep"),
+        (["plot", "sw", "--slo", "fast"], 2, "not of the form KEY=MS"),
         (["plot", "rag", "--kind", "pareto"], 2, "not a picture of a run"),
         (["report", "rag", "--slo", "p99_ttft_ms=2"], 2, "--slo is for sweeps"),
         (["plot", "sw", "--kind", "latency_throughput", "--metric", "p98_ttft_ms"], 3, "has none of p98_ttft_ms"),

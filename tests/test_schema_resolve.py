@@ -194,11 +194,11 @@ def test_resolving_names_the_run():
 
 
 def test_the_resolved_file_says_where_every_value_came_from():
-    text = resolved_yaml(resolve(base(max_num_seqs=64, enable_expert_parallel=True)))
+    text = resolved_yaml(resolve(base(max_num_seqs=64, enable_eplb=True)))
     lines = {line.split(":")[0].strip(): line for line in text.splitlines()}
 
     assert lines["max_num_seqs"].split("#")[1].strip() == "user"
-    assert lines["enable_expert_parallel"].split("#")[1].strip() == "user; not modelled"
+    assert lines["enable_eplb"].split("#")[1].strip() == "user; not modelled"
     assert lines["block_size"].split("#")[1].strip() == "preset vllm@0.33"
     assert lines["max_model_len"].split("#")[1].strip() == "model config"
     assert lines["max_num_batched_tokens"].split("#")[1].strip() == "preset vllm@0.33, by device"

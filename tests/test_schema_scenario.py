@@ -105,7 +105,7 @@ seed: -1
         ("cluster: {gpus: {type: h100-sxm}}", "cluster.gpus.count: missing"),
         ("cluster: {gpus: {type: h100-sxm, count: 8, memory: 80}}", "cluster.gpus.memory: '80' is not a quantity"),
         ("model: [1]", "model: must be a name, a path or a mapping (got [1])"),
-        ("goodput: {ttf: 1}", "goodput.ttf: must be ttft, tpot or e2el (got 'ttf')"),
+        ("goodput: {ttf: 1}", "goodput.ttf: must be ttft, ttfn, tpot or e2el (got 'ttf')"),
         ("output: {percentiles: [50, 101]}", "output.percentiles[1]: must be at most 100 (got 101)"),
         ("output: {percentiles: []}", "output.percentiles: list should have at least 1 item"),
         ("name: {a: 1}", "name: not a text"),

@@ -127,3 +127,12 @@ def test_impossible_workers_are_named(wrong):
     scenario = llmsim.scenario(model="llama-3.1-8b", gpu="h100-sxm", request_rate=8, num_prompts=5)
     with pytest.raises(llmsim.InputError, match=r"sweep: .*got n_jobs="):
         llmsim.sweep(scenario, {"engine.max_num_seqs": [1]}, **wrong)
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_saturated_replications_are_counted(as_text):
+    told = [True, False, None, True]
+    known = PLAIN.assign(saturated=[str(one) for one in told] if as_text else told)
+    found = llmsim.summarise(known, ["ttft"])
+    assert list(found["saturated"]) == [1, 1]
+    assert list(found.columns)[:4] == ["scheduler", "replications", "status", "saturated"]

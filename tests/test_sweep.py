@@ -126,6 +126,7 @@ def test_replications_that_would_all_be_the_same_are_refused(changes):
     with pytest.raises(ScenarioError, match="nothing is random"):
         llmsim.sweep(fixed, {"max_num_seqs": [8, 16]}, replications=2)
     assert (llmsim.sweep(fixed, {"max_num_seqs": [8]})["status"] == "ok").all()
+    assert sweeps.usual_replications(fixed, [{}, {"max_num_seqs": 8}]) == 1
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_replications_that_would_all_be_the_same_are_refused(changes):
 )  # fmt: skip
 def test_replications_of_anything_random_differ(changes):
     random = llmsim.scenario(model="llama-3.1-8b", gpu="h100-sxm", **changes)
-    frame = llmsim.sweep(random, {}, replications=3)
+    frame = llmsim.sweep(random, {}, replications=None)
     assert frame["mean_e2el_ms"].nunique() == 3
 
 

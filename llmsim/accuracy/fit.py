@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsim.accuracy.parts import COLUMNS, SECONDS, WEIGHTS, factors_of, ratio, weight_of
-from llmsim.accuracy.score import Prediction
+from llmsim.accuracy.parts import COLUMNS, SECONDS, WEIGHTS, factors_of, host_us_of, ratio, weight_of
+from llmsim.accuracy.score import LEAST_DEVICES, LEAST_MODELS, Prediction, device_of, model_of
 from llmsim.performance.correction import (
     MOST_FREE_NUMBERS,
     NEUTRAL,
@@ -25,13 +25,11 @@ from llmsim.performance.correction import (
 
 Floats = NDArray[np.float64]
 
-FACTORS = ("launch", "products", "attention", "communication", "compute", "memory")
+FACTORS = ("launch", "products", "attention", "communication", "compute", "memory", "experts", "unpacking")
 HOST = ("step_us", "layer_us", "sequence_us")
 REQUEST = ("request_us",)
 # Of all numbers six are free at most.
 DEFAULT_NUMBERS = ("products", "attention", "communication", "step_us", "layer_us", "sequence_us")
-# A stack needs as many devices, or as many models, for numbers of its own.
-LEAST_DEVICES, LEAST_MODELS = 2, 3
 LOWEST, HIGHEST = 0.2, 10.0
 MOST_US = {"step_us": 60000.0, "layer_us": 2000.0, "sequence_us": 3000.0, "request_us": 50000.0}
 SERVED = ("closed-loop", "online-serving")
@@ -69,10 +67,8 @@ class Problem:
 
     def _logs(self, numbers: StackCorrection) -> Floats:
         device = self.seconds @ factors_of(numbers)
-        own = numbers.step_us is not None or numbers.layer_us is not None
-        base = (numbers.step_us or 0.0) + self.layers * (numbers.layer_us or 0.0) if own else self.host_us[:, 0]
-        each = self.host_us[:, 1] if numbers.sequence_us is None else numbers.sequence_us
-        host = 1e-6 * (base + each * self.sequences)
+        base, layer, each = host_us_of(list(self.host_us.T), numbers)
+        host = 1e-6 * (base + self.layers * layer + each * self.sequences)
         step = np.where(self.beside, np.maximum(device, host), device + host)
         return np.log(np.maximum(np.add.reduceat(self.weights * step, self.starts), 1e-30))
 
@@ -112,8 +108,13 @@ def problem_of(predictions: Sequence[Prediction]) -> Problem | None:
         log_ratio=np.array(ratio),
         share=np.array([request_ms(one) / one.value for one in chosen if one.value is not None]),
         cells=np.array(cells, dtype=np.int64),
-        before=stack_of(chosen[0].stack).correction,
+        before=numbers_before(chosen[0]),
     )
+
+
+def numbers_before(one: Prediction) -> StackCorrection:
+    """Return the numbers of its stack with which a prediction was made."""
+    return stack_of(one.stack).correction if one.numbers is None else one.numbers
 
 
 def request_ms(one: Prediction) -> float:
@@ -182,14 +183,14 @@ def _rounded(numbers: StackCorrection) -> StackCorrection:
 def may_have_numbers(predictions: Sequence[Prediction]) -> bool:
     """Say whether a stack was measured on enough devices or models to have numbers of its own."""
     ran = [one for one in predictions if one.value is not None and one.parts is not None]
-    devices, models = {one.row.device_norm for one in ran}, {one.row.model_norm for one in ran}
+    devices, models = ({of(one) for one in ran} for of in (device_of, model_of))
     return len(devices) >= LEAST_DEVICES or len(models) >= LEAST_MODELS
 
 
 def fit_all(
     predictions: Sequence[Prediction], names: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, StackCorrection]:
-    """Return numbers for each stack that has enough rows of tiers A and B; a stack that borrows adds to its relative's.
+    """Return numbers for each stack that was measured on enough devices or models, from its rows of tiers A and B.
 
     ``names`` are the free numbers by stack; None: those that each stack's entry lists, so none for the others.
     """
@@ -216,10 +217,15 @@ def with_numbers_of(predictions: Sequence[Prediction], numbers: Mapping[str, Sta
         if one.value is None or one.parts is None:
             made.append(one)
             continue
-        after = next((numbers[name] for name in relatives(one.stack) if name in numbers), NEUTRAL)
-        before = stack_of(one.stack).correction
+        after, before = numbers_after(one.stack, numbers), numbers_before(one)
         change = 1.0 if after == before else ratio(one.parts, one.quantity, before, after)
         each = request_ms(one)
         value = (one.value - each * before.request_us) * change + each * after.request_us
-        made.append(replace(one, value=value, layer="calibrated" if after.free_numbers else one.layer))
+        layer = "calibrated" if after.free_numbers else one.layer
+        made.append(replace(one, value=value, layer=layer, numbers=after))
     return made
+
+
+def numbers_after(stack: str, numbers: Mapping[str, StackCorrection]) -> StackCorrection:
+    """Return the numbers of a stack when ``numbers`` are all there are: its own, its nearest relative's, or none."""
+    return next((numbers[name] for name in relatives(stack) if name in numbers), NEUTRAL)

@@ -31,13 +31,18 @@ def fixed(prompt: int, output: int) -> dict[str, Any]:
     return {"name": "fixed", "prompt": {"value": max(prompt, 1)}, "output": {"value": max(output, 1)}}
 
 
+def _rounded(mean: float) -> float:
+    """Return a mean to 2 % of it: runs that differ by less share a simulation."""
+    step = 5.0 if mean < 200 else 10.0 if mean < 1000 else 100.0
+    return step * max(round(mean / step), 1)
+
+
 def drawn_from(data: Dataset, notes: str = "") -> dict[str, Any]:
     """Return the dataset's section; where notes tell how many tokens a sample generated, that is the mean."""
     output = dict(data.output)
     told = re.search(r"generated tokens/sample[^=]*=(\d+(?:\.\d+)?)", notes)
     if told and "mean" in output:
-        # Whole tokens: files that differ in the last digit share a simulation.
-        mean = float(round(float(told[1])))
+        mean = _rounded(float(told[1]))
         output |= {"mean": mean, "sd": round(output["sd"] * mean / float(data.output["mean"]), 1)}
     section: dict[str, Any] = {"name": "lengths", "prompt": dict(data.prompt), "output": output}
     if data.shared is not None:

@@ -2,11 +2,15 @@
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from llmsim.accuracy.datasets import Dataset, dataset_named, limits_of
 from llmsim.accuracy.lengths import NotRunError, drawn_from, lengths_of
 from llmsim.accuracy.measured import Row
+from llmsim.accuracy.mlperf import is_submission, submitted
+from llmsim.accuracy.replays import requests_named, settings_of, taken_at_engine
+from llmsim.accuracy.scripts import script_flags
 from llmsim.accuracy.software import Software
 from llmsim.model.shape import ModelShape
 
@@ -32,6 +36,8 @@ def load_of(row: Row, software: Software, model: ModelShape) -> dict[str, Any]:
         raise NotRunError("prefill and decode on replicas of their own are not simulated yet")
     if row.kind not in _MAKERS:
         raise NotRunError(f"unknown class (got {row.kind!r})")
+    if is_submission(row):
+        return submitted(row, software, model)
     return _MAKERS[row.kind](row, software, model)
 
 
@@ -43,16 +49,25 @@ def _static(row: Row, software: Software, model: ModelShape) -> dict[str, Any]:
         if "beam=" in row.notes and not re.search(r"beam=1\b", row.notes):
             raise NotRunError("beam search is not simulated")
         return _stream(data) if row.batch is None else _batches(data, row.batch)
+    said: tuple[str, ...] = ()
+    if prompt is not None and output is None and row.metric == "output_tok_s":
+        output, said = prompt, ("the length of the answers is not stated: as long as the prompts",)
     if prompt is None or output is None:
         raise NotRunError("the lengths of the batch are not stated")
     batch = row.batch or 1
     if output == 0 or model.encoder_only:
         if output:
             raise NotRunError("an encoder writes no tokens")
-        return {"kind": "forward", "batch": batch, "prompt": _read(prompt, software), "output": 0}
+        return {"kind": "forward", "batch": batch, "prompt": _read(prompt, software), "output": 0, "padded": prompt,
+                "before": _remembered(model)}  # fmt: skip
     # A prompt of no tokens is the one that begins every text.
     load = {"kind": "batch", "batch": batch, "prompt": max(prompt, 1), "output": output, "served": False}
-    return {**load, **_lockstep(load, software, model)}
+    return {**load, **_lockstep(load, software, model), "assumptions": said}
+
+
+def _remembered(model: ModelShape) -> int:
+    """Return the tokens before a segment that the layers of a model remember: it is measured with its memory full."""
+    return max((layer.attention.memory for layer in model.layers if layer.attention is not None), default=0)
 
 
 def _read(prompt: int, software: Software) -> int:
@@ -102,6 +117,8 @@ def _closed(row: Row, software: Software, model: ModelShape) -> dict[str, Any]:
     """A fixed number of requests in flight."""
     if row.concurrency is None:
         raise NotRunError("the concurrency is not stated")
+    if row.requests:
+        return {"kind": "closed", **_replayed(row, {"closed_loop": {"concurrency": row.concurrency}})}
     dataset, assumption = lengths_of(row)
     count = 10 * row.concurrency
     workload = {"dataset": dataset, "closed_loop": {"concurrency": row.concurrency}, "num_prompts": count}
@@ -109,12 +126,15 @@ def _closed(row: Row, software: Software, model: ModelShape) -> dict[str, Any]:
     seats = re.search(r"max[-_]num[-_]seqs[ =](\d+)", row.notes)
     if seats:
         engine["max_num_seqs"] = int(seats[1])
-    engine |= _budget(software, row.prompt, row.concurrency)
+    engine |= _budget(software, row.prompt, row.concurrency) | script_flags(row, software)
     return {"kind": "closed", "workload": workload, "engine": engine, "assumptions": assumption}
 
 
 def _online(row: Row, software: Software, model: ModelShape) -> dict[str, Any]:
-    """Arrivals at a rate; or the largest rate that meets a benchmark's limits."""
+    """Arrivals at a rate, or as they were recorded; or the largest rate that meets a benchmark's limits."""
+    if row.requests:
+        recorded = _replayed(row, {})
+        return {"kind": "open", **recorded, "engine": {**recorded["engine"], **_flags_in(row.notes, software)}}
     dataset, assumption = lengths_of(row)
     data = dataset_named(row.dataset)
     if data is not None and data.beams > 1:
@@ -122,10 +142,10 @@ def _online(row: Row, software: Software, model: ModelShape) -> dict[str, Any]:
     load: dict[str, Any] = {"engine": _flags_in(row.notes, software), "assumptions": assumption}
     limits = limits_of(row.model, row.notes)
     if row.rate is not None:
-        count = re.search(r"\b(\d+) [\w-]+ requests", row.dataset)
         workload = {"dataset": dataset, "arrival": {"request_rate": row.rate},
-                    "num_prompts": int(count[1]) if count else 1000}  # fmt: skip
-        return {"kind": "open", "workload": workload, **load}
+                    "num_prompts": requests_named(row.dataset) or 1000}  # fmt: skip
+        # Token ids of an offline run go straight into the engine.
+        return {"kind": "open", "workload": workload, "served": "token ids" not in row.notes, **load}
     if data is not None and data.rates:
         return {"kind": "open", "workload": _staged(row, data, dataset), **load}
     if limits is not None:
@@ -133,6 +153,17 @@ def _online(row: Row, software: Software, model: ModelShape) -> dict[str, Any]:
         # The load generator of the benchmark runs in the server's process: token ids go straight into the engine.
         return {"kind": "limit", "workload": workload, "limits": limits, "served": False, **load}
     raise NotRunError("the arrival rate is not stated")
+
+
+def _replayed(row: Row, arrival: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the requests that a row was measured with, and the flags that are recorded beside them.
+
+    Stamps that the engine took leave out tokenizer and front end.
+    """
+    engine = settings_of(row.requests)
+    said = (f"requests are those of {Path(row.requests).name}",)
+    return {"workload": {"trace": {"path": row.requests}, **arrival}, "engine": engine,
+            "served": not taken_at_engine(row.requests), "assumptions": said}  # fmt: skip
 
 
 def _staged(row: Row, data: Dataset, dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,11 +174,12 @@ def _staged(row: Row, data: Dataset, dataset: Mapping[str, Any]) -> dict[str, An
     if number >= len(data.rates):
         raise NotRunError(f"the rate of load stage {number} is not known")
     if first:
-        return {"dataset": dataset, "arrival": {"request_rate": data.rates[0]}, "num_prompts": int(first[1])}
-    # A minute of a stage: its steady state, at a tenth of the cost.
-    rates = [data.rates[number]] if stage else list(data.rates)
-    mean = sum(rate * rate for rate in rates) / sum(rates)
-    return {"dataset": dataset, "arrival": {"request_rate": mean}, "num_prompts": round(data.stage_s / 5 * mean)}
+        return {"dataset": dataset, "arrival": {"kind": data.arrivals, "request_rate": data.rates[0]},
+                "num_prompts": int(first[1])}  # fmt: skip
+    # A fifth of each stage: its steady state, at a fifth of the cost.
+    rates, each = [data.rates[number]] if stage else list(data.rates), data.stage_s / 5
+    arrival = {"kind": "rate_table", "rates": rates, "durations_s": [each] * len(rates), "gaps": data.arrivals}
+    return {"dataset": dataset, "arrival": arrival, "num_prompts": round(each * sum(rates))}
 
 
 def _flags_in(notes: str, software: Software) -> dict[str, Any]:
@@ -179,9 +211,11 @@ def _offline(row: Row, software: Software, model: ModelShape) -> dict[str, Any]:
     dataset, assumption = lengths_of(row)
     told = re.search(r"\b(\d{2,}) requests", row.dataset)
     usual = _QUEUED.get((row.prompt or 0, row.output or 0), MOST_QUEUED)
-    count = min(int(told[1]) if told else usual, MOST_QUEUED)
+    count = int(told[1]) if told else usual
     if row.prompt is not None and row.output is not None:
         count = min(count, max(MOST_QUEUED_TOKENS // max(row.prompt + row.output, 1), 100))
+    else:
+        count = min(count, MOST_QUEUED)
     workload = {"dataset": dataset, "arrival": {"kind": "all_at_once"}, "num_prompts": count}
     engine = _budget(software, row.prompt, row.prompt or 0)
     return {"kind": "queue", "workload": workload, "engine": engine, "assumptions": assumption, "served": False}

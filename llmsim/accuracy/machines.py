@@ -72,7 +72,7 @@ class Machines:
         stack = stack_of(setup.stack, self._overrides)
         scenario: dict[str, Any] = {
             "model": setup.model,
-            "cluster": {"gpu": setup.device},
+            "cluster": {"nodes": {"type": setup.node, "count": 1}} if setup.node else {"gpu": setup.device},
             "engine": {
                 **json.loads(setup.engine),
                 "preset": setup.preset,

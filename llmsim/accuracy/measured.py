@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmsim.accuracy.replays import Recordings
 from llmsim.errors import InputError
 
 # Columns without which a row means nothing; all others may be missing.
@@ -19,7 +20,10 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured number and what is told about it.  Numbers that are not given, or are words, are None."""
+    """One measured number and what is told about it.  Numbers that are not given, or are words, are None.
+
+    ``requests`` is the path of the recorded requests that it was measured with (`llmsim.accuracy.replays`), or empty.
+    """
 
     id: str
     source: str
@@ -46,6 +50,7 @@ class Row:
     tier: str
     notes: str
     line: int
+    requests: str = ""
 
     @property
     def cell(self) -> tuple[str, str, str, str]:
@@ -53,15 +58,21 @@ class Row:
         return self.source, self.device_norm or self.device, self.model_norm or self.model, self.metric
 
 
-def read_measured(path: str | Path) -> list[Row]:
+def read_measured(path: str | Path, requests: Mapping[str, str | Path] | None = None) -> list[Row]:
     """Return the rows of a CSV file of measured results, compressed if its name ends in ``.gz``.
 
     The columns are those of ``measured.csv``; rows are identified by their ``id``.
 
+    Args:
+        path: the table.
+        requests: files of recorded requests by a text in the rows that were measured with them; others are looked
+            for beside the table (`llmsim.accuracy.replays`).
+
     Raises:
-        InputError: the file cannot be read, a needed column is missing, a value is no number, or an id occurs twice.
+        InputError: a file cannot be read, a needed column is missing, a value is no number, or an id occurs twice.
     """
     path = Path(path)
+    recordings = Recordings(path, requests)
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             table = csv.DictReader(file)
@@ -69,9 +80,10 @@ def read_measured(path: str | Path) -> list[Row]:
             missing = [name for name in NEEDED if name not in columns]
             if missing:
                 raise InputError(f"{path}: not a table of measured results: no column {', '.join(missing)}")
-            rows = [_row(path, line, {k: v or "" for k, v in said.items() if k}) for line, said in enumerate(table, 2)]
+            said = [{k: v or "" for k, v in cells.items() if k} for cells in table]
     except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
+    rows = [_row(path, line, cells, recordings) for line, cells in enumerate(said, 2)]
     seen: dict[str, int] = {}
     for row in rows:
         if row.id in seen:
@@ -80,7 +92,7 @@ def read_measured(path: str | Path) -> list[Row]:
     return rows
 
 
-def _row(path: Path, line: int, said: Mapping[str, str]) -> Row:
+def _row(path: Path, line: int, said: Mapping[str, str], recordings: Recordings) -> Row:
     def text(name: str) -> str:
         return said.get(name, "").strip()
 
@@ -97,15 +109,15 @@ def _row(path: Path, line: int, said: Mapping[str, str]) -> Row:
         model=text("model"),
         precision=text("precision"),
         device=text("device"),
-        devices=_whole(text("num_gpus")),
-        tensor=_whole(text("tp")),
-        pipeline=_whole(text("pp")),
-        experts=_whole(text("ep")),
-        prompt=_whole(text("isl")),
-        output=_whole(text("osl")),
-        batch=_whole(text("batch")),
-        concurrency=_whole(text("concurrency")),
-        rate=_number(text("request_rate")),
+        devices=_count(text("num_gpus")),
+        tensor=_count(text("tp")),
+        pipeline=_count(text("pp")),
+        experts=_count(text("ep")),
+        prompt=_amount(text("isl")),
+        output=_amount(text("osl")),
+        batch=_count(text("batch")),
+        concurrency=_count(text("concurrency")),
+        rate=_number(text("request_rate")) or None,
         dataset=text("dataset"),
         metric=text("metric"),
         statistic=text("statistic"),
@@ -116,12 +128,25 @@ def _row(path: Path, line: int, said: Mapping[str, str]) -> Row:
         tier=text("tier"),
         notes=text("notes"),
         line=line,
+        requests=recordings.find(said, f"{path}:{line}"),
     )
 
 
 def _number(text: str) -> float | None:
     """Return a number that stands alone; None for anything else."""
     return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def _amount(text: str) -> int | None:
+    """Return a whole number of zero or more."""
+    number = _whole(text)
+    return number if number is not None and number >= 0 else None
+
+
+def _count(text: str) -> int | None:
+    """Return a whole number above zero; nothing else says how many there were."""
+    number = _whole(text)
+    return number if number is not None and number > 0 else None
 
 
 def _whole(text: str) -> int | None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llmsim.results.records import Record
     from llmsim.results.steps import StepLog
 
-PERCENTILES = (50, 90, 95, 99)
+PERCENTILES = (25, 50, 75, 80, 90, 95, 99, 99.9)
 
 
 @dataclass(slots=True)

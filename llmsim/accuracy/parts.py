@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 WEIGHTS = ("time", "request", "token", "first")
 SECONDS = (
     "launch", "compute", "memory", "attention_launch", "attention_compute", "attention_memory", "communication",
+    "experts", "unpacked",
 )  # fmt: skip
 RESOURCES = ("launch", "compute", "memory")
 COLUMNS = (*WEIGHTS, *SECONDS, "sequences")
@@ -33,7 +34,7 @@ MOST_CLASSES = 12  # of each of the two kinds of steps, with prompts and without
 
 
 def parts_of(
-    logs: Sequence["StepLog"], cost: "StepCost", correction: StackCorrection, layers: int
+    logs: Sequence["StepLog"], cost: "StepCost", correction: StackCorrection, layers: float
 ) -> dict[str, Any] | None:
     """Return the parts of a simulation's steps as plain data; None when nothing ran."""
     tables = [_table(log, cost, correction) for log in logs if len(log)]
@@ -45,12 +46,10 @@ def parts_of(
     return told([[float(f"{value:.6g}") for value in row] for row in kept], cost, layers)
 
 
-def told(classes: list[list[float]], cost: "StepCost", layers: int) -> dict[str, Any]:
-    """Return classes of steps with what the host's part needs: layers, and the host's own numbers."""
-    host = [float(cost.prices.host(np.array([float(n)]), np.ones(1))[0]) for n in (0, 1)]
+def told(classes: list[list[float]], cost: "StepCost", layers: float) -> dict[str, Any]:
+    """Return classes of steps with what the host's part needs: layers, and what the tables say of the host."""
     beside = bool(cost.options.async_scheduling or cost.prices.host_bound)
-    return {"layers": layers, "beside": beside, "host_us": [1e6 * host[0], 1e6 * (host[1] - host[0])],
-            "classes": classes}  # fmt: skip
+    return {"layers": layers, "beside": beside, "host_us": list(cost.prices.host_table_us), "classes": classes}
 
 
 def _table(log: "StepLog", cost: "StepCost", correction: StackCorrection) -> tuple[Floats, NDArray[np.bool_]]:
@@ -58,10 +57,7 @@ def _table(log: "StepLog", cost: "StepCost", correction: StackCorrection) -> tup
     columns = log.columns()
     if log.speculation is not None:
         columns = {**columns, "draft_s": log.speculation.draft_s()}
-    padded = np.minimum(columns["tokens_padded"].astype(np.int64), cost.linear_kinds.shape[1] - 1)
-    sampled = np.minimum(columns["sampled_rows"].astype(np.int64), cost.head_kinds.shape[1] - 1)
-    scale = columns["tokens_padded"] / np.maximum(padded, 1)
-    outside = cost.linear_kinds[:, padded] * scale + cost.head_kinds[:, sampled]
+    outside = cost.outside_kinds(columns)
     every = cost.kind_seconds(columns)
     kinds = np.array([resource for resource, _ in cost.kinds])
     plain = [outside[kinds == resource].sum(axis=0) for resource in RESOURCES]
@@ -70,8 +66,12 @@ def _table(log: "StepLog", cost: "StepCost", correction: StackCorrection) -> tup
         for resource, here in zip(RESOURCES, plain, strict=True)
     ]
     talk = outside[kinds == "communication"].sum(axis=0)
-    seconds = np.stack([*plain, *attention, talk]) / factors_of(correction)[:, None]
     prompts = columns["prefill_sequences"] > 0
+    # Rows of prompts are what the experts' unpacking costs most of; where all decode, reading the weights bounds.
+    computed = outside[cost.kinds.index(("compute", "experts"))]
+    unpacked = np.where(prompts & bool(getattr(cost.prices, "unpacked_experts", False)), computed, 0.0)
+    plain[RESOURCES.index("compute")] = plain[RESOURCES.index("compute")] - computed
+    seconds = np.stack([*plain, *attention, talk, computed - unpacked, unpacked]) / factors_of(correction)[:, None]
     steps = columns["steps"]
     sequences = columns["decodes"] + columns["prefill_sequences"]
     first = np.where(prompts, columns["prefill_sequences"] + columns["waiting"], 0.0)
@@ -102,7 +102,15 @@ def factors_of(correction: StackCorrection) -> Floats:
     return np.array([
         own.launch, products * own.compute, products * own.memory,
         attention, attention * own.compute, attention * own.memory, own.communication,
+        products * own.experts, products * own.experts * own.unpacking,
     ])  # fmt: skip
+
+
+def host_us_of(tables: Sequence[Any], correction: StackCorrection) -> tuple[Any, Any, Any]:
+    """Return the host's microseconds a step, a layer and a sequence: a stack's own, else what the tables say."""
+    own = (correction.step_us, correction.layer_us, correction.sequence_us)
+    step, layer, each = (told if said is None else said for told, said in zip(tables, own, strict=True))
+    return step, layer, each
 
 
 def weight_of(quantity: str) -> str:
@@ -115,11 +123,8 @@ def step_seconds(parts: Mapping[str, Any], classes: Floats, correction: StackCor
     """Return the seconds of a step of each class under the numbers of a stack."""
     first = len(WEIGHTS)
     device = classes[:, first : first + len(SECONDS)] @ factors_of(correction)
-    base, each = parts["host_us"]
-    if correction.step_us is not None or correction.layer_us is not None:
-        base = (correction.step_us or 0.0) + parts["layers"] * (correction.layer_us or 0.0)
-    each = each if correction.sequence_us is None else correction.sequence_us
-    host = 1e-6 * (base + each * classes[:, -1])
+    step, layer, each = host_us_of(parts["host_us"], correction)
+    host = 1e-6 * (step + parts["layers"] * layer + each * classes[:, -1])
     return np.asarray(np.maximum(device, host) if parts["beside"] else device + host)
 
 

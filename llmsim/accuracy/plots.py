@@ -43,13 +43,14 @@ def _draw(predictions: Sequence[Prediction], of: Callable[[Prediction], str], pa
             if label not in labels:
                 handles.append(handle)
                 labels.append(label)
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False, markerscale=2)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def _panel(panel: "Axes", groups: Sequence[tuple[str, list[Prediction]]], kinds: Sequence[str], unit: str) -> None:
     low, high = float("inf"), 0.0
-    for index, (name, members) in enumerate(groups[:MOST_NAMED]):
+    rest = [one for _, members in groups[MOST_NAMED:] for one in members]
+    for index, (name, members) in enumerate([*groups[:MOST_NAMED], ("others", rest)]):
         shown = [one for one in members if one.kind in kinds and one.value is not None]
         if not shown:
             continue
@@ -57,7 +58,8 @@ def _panel(panel: "Axes", groups: Sequence[tuple[str, list[Prediction]]], kinds:
         predicted = [one.value or 0.0 for one in shown]
         low, high = min([low, *measured, *predicted]), max([high, *measured, *predicted])
         panel.scatter(
-            measured, predicted, s=9, alpha=0.55, linewidths=0, label=name, color=COLOURS[index % len(COLOURS)],
+            measured, predicted, s=9, alpha=0.55, linewidths=0, label=name,
+            color=COLOURS[index % len(COLOURS)] if index < MOST_NAMED else "#999999",
             marker=SHAPES[(index + index // len(COLOURS)) % len(SHAPES)],
         )  # fmt: skip
     if high <= 0.0:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmsim.accuracy import tables
-from llmsim.accuracy.score import Prediction
+from llmsim.accuracy.score import Prediction, scored
 from llmsim.errors import InputError
 
+MOST_WORST, SHOWN_WORST = 25, 6
 COLUMNS = ("id", "predicted", "status", "reason", "layer", "seconds")
 SATURATION = (
     "A point counts as saturated when, in the simulation, the median request waits longer to be admitted than it "
@@ -20,22 +21,36 @@ SCORING = (
 )
 
 
-def page(predictions: Sequence[Prediction], title: str = "") -> str:
-    """Return the table for the terminal."""
+def page(predictions: Sequence[Prediction], title: str = "", how: str = "") -> str:
+    """Return the table for the terminal; ``how`` says in a sentence how left-out predictions were made."""
+    head = [title, *_counts(predictions), *([how] if how else [])]
     blocks = [
-        title,
-        tables.coverage(predictions),
-        f"free numbers of stacks: {tables.count_free_numbers(predictions)} (kernel fits apart)",
+        *(line for line in head if line),
         "",
-        tables.aligned(tables.summary(predictions)),
+        tables.aligned([line for line in tables.summary(predictions) if line["cells"]]),
         "",
         tables.aligned(tables.by(predictions, "engine family", tables.family_of)),
+        "",
+        f"furthest off (all {MOST_WORST} in report.md):",
+        tables.aligned(tables.worst(predictions, SHOWN_WORST)),
     ]
-    return "\n".join(block for index, block in enumerate(blocks) if block or index)
+    return "\n".join(blocks)
+
+
+def _counts(predictions: Sequence[Prediction]) -> list[str]:
+    """Return in sentences how many rows were run, on how many free numbers, and how many rest on assumptions."""
+    ran = [one for one in scored(predictions) if one.value is not None]
+    assumed, borrowed = sum(bool(one.assumptions) for one in ran), sum(one.borrowed for one in ran)
+    return [
+        tables.coverage(predictions),
+        f"free numbers of stacks: {tables.count_free_numbers(predictions)} (kernel fits apart)",
+        f"{assumed:,} of these rows rest on an assumption about their set-up"
+        + (f", {borrowed:,} of them on the shape of another model" if borrowed else ""),
+    ]
 
 
 def write(predictions: Sequence[Prediction], folder: Path, *, title: str, command: str = "", plots: bool = True,
-          extra: str = "") -> list[Path]:  # fmt: skip
+          extra: str = "", how: str = "") -> list[Path]:  # fmt: skip
     """Write everything to ``folder`` and return the files.
 
     Raises:
@@ -52,7 +67,8 @@ def write(predictions: Sequence[Prediction], folder: Path, *, title: str, comman
             names = [path.name for path in drawn]
             written += drawn
         report = folder / "report.md"
-        report.write_text(report_text(predictions, title=title, command=command, plots=names, extra=extra), "utf-8")
+        text = report_text(predictions, title=title, command=command, plots=names, extra=extra, how=how)
+        report.write_text(text, "utf-8")
     except OSError as error:
         raise InputError(f"{folder}: cannot write the results ({error.strerror or error})") from None
     return [*written, report]
@@ -70,36 +86,33 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> Path:
 
 
 def report_text(
-    predictions: Sequence[Prediction], *, title: str, command: str = "", plots: Sequence[str] = (), extra: str = ""
-) -> str:
-    """Return the report as Markdown."""
+    predictions: Sequence[Prediction], *, title: str, command: str = "", plots: Sequence[str] = (), extra: str = "",
+    how: str = "",
+) -> str:  # fmt: skip
+    """Return the report as Markdown: counts and scores, pictures, what is furthest off, then every group."""
     parts = [f"# {title}", ""]
     if command:
         parts += ["```", command, "```", ""]
-    parts += [
-        tables.coverage(predictions) + ".",
-        f"Free numbers of software stacks: {tables.count_free_numbers(predictions)}, beside the fits of kernels.",
-        "", SCORING, "", SATURATION, "", "## Score", "", tables.markdown(tables.summary(predictions)), "",
-    ]  # fmt: skip
+    parts += [*(f"- {line}" for line in _counts(predictions)), *([f"- {how}"] if how else []), ""]
+    parts += _section("Score", tables.summary(predictions))
     if extra:
         parts += [extra, ""]
-    for name, of in tables.GROUPS.items():
-        heading = "engine family" if name == "family" else name
-        parts += [f"## By {heading}, tiers A+B", "", tables.markdown(tables.by(predictions, heading, of)), ""]
     for plot in plots:
         parts += [f"![{Path(plot).stem.replace('_', ' ')}]({plot})", ""]
-    parts += ["## Stacks", "", tables.markdown(tables.free_numbers(predictions)), ""]
-    parts += ["## Rows not run", "", tables.markdown(tables.not_run(predictions)), ""]
-    parts += ["## Assumptions", "", tables.markdown(_assumptions(predictions)), ""]
+    parts += _section("By engine family, tiers A+B", tables.by(predictions, "engine family", tables.family_of))
+    parts += _section(f"The {MOST_WORST} cells furthest off, tiers A+B", tables.worst(predictions, MOST_WORST))
+    parts += ["## How it is scored", "", SCORING, "", SATURATION, ""]
+    parts += _section("Stacks and their free numbers", tables.free_numbers(predictions))
+    parts += _section("Assumptions", tables.assumptions(predictions))
+    parts += _section("Rows not run", tables.not_run(predictions))
+    if any(one.borrowed for one in predictions):
+        parts += _section("Models that are not in the catalogue", tables.borrowed(predictions))
+    parts += _section("By layer of knowledge, tiers A+B", tables.layers(predictions))
+    for name, of in tables.GROUPS.items():
+        if name != "family":
+            parts += _section(f"By {name}, tiers A+B", tables.by(predictions, name, of))
     return "\n".join(parts)
 
 
-def _assumptions(predictions: Sequence[Prediction]) -> list[tables.Line]:
-    """Return what rows did not state and was assumed, with the number of rows."""
-    counts: dict[str, int] = {}
-    for one in predictions:
-        for text in one.assumptions:
-            counts[text] = counts.get(text, 0) + 1
-    return [
-        {"rows": count, "assumed": text} for text, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    ]
+def _section(heading: str, lines: Sequence[tables.Line]) -> list[str]:
+    return [f"## {heading}", "", tables.markdown(lines), ""]

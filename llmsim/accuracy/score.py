@@ -11,8 +11,13 @@ from typing import Any
 import numpy as np
 
 from llmsim.accuracy.measured import Row
+from llmsim.performance.correction import StackCorrection
 
 KINDS = ("latency", "TTFT", "throughput")
+# A stack needs as many devices, or as many models, for numbers of its own.
+LEAST_DEVICES, LEAST_MODELS = 2, 3
+# How the assumption of a row begins whose model is not in the catalogue and was priced as one like it.
+BORROWED = "borrowed shape"
 _KIND_OF = {"e2e_ms": "latency", "tpot_ms": "latency", "itl_ms": "latency", "ttft_ms": "TTFT"}
 
 
@@ -20,7 +25,8 @@ _KIND_OF = {"e2e_ms": "latency", "tpot_ms": "latency", "itl_ms": "latency", "ttf
 class Prediction:
     """A row with what was predicted for it; ``value`` None and a ``reason`` when it was not run.
 
-    ``parts`` and ``quantity`` tell what the value was made of (`llmsim.accuracy.parts`).
+    ``parts`` and ``quantity`` tell what the value was made of (`llmsim.accuracy.parts`), ``numbers`` with which
+    numbers of its stack (None: the catalogue's); ``device`` and ``model`` are the catalogue's names.
     """
 
     row: Row
@@ -34,11 +40,19 @@ class Prediction:
     quantity: str = ""
     parts: Mapping[str, Any] | None = None
     assumptions: tuple[str, ...] = ()
+    device: str = ""
+    model: str = ""
+    numbers: StackCorrection | None = None
 
     @property
     def status(self) -> str:
         """``run`` or ``not run``."""
         return "not run" if self.value is None else "run"
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether the model is not in the catalogue, and was priced as one of its family and about its size."""
+        return any(text.startswith(BORROWED) for text in self.assumptions)
 
     @property
     def kind(self) -> str:
@@ -49,6 +63,16 @@ class Prediction:
     def error(self) -> float:
         """Signed error in per cent of what was measured; not a number when not run."""
         return float("nan") if self.value is None else 100.0 * (self.value / self.row.value - 1.0)
+
+
+def device_of(one: Prediction) -> str:
+    """Return the device of a prediction, by the normalised name that its row gives."""
+    return one.row.device_norm or one.device or one.row.device
+
+
+def model_of(one: Prediction) -> str:
+    """Return the model of a prediction, by the normalised name that its row gives."""
+    return one.row.model_norm or one.model or one.row.model
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,20 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmsim.accuracy.score import KINDS, Prediction, Score, grouped, reasons, score, scored
+from llmsim.accuracy.score import (
+    KINDS,
+    LEAST_DEVICES,
+    LEAST_MODELS,
+    Prediction,
+    Score,
+    cells_of,
+    device_of,
+    grouped,
+    model_of,
+    reasons,
+    score,
+    scored,
+)
 from llmsim.performance.correction import stack_of
 
 Line = dict[str, Any]
@@ -52,16 +65,6 @@ def family_of(one: Prediction) -> str:
     return one.family or "unknown"
 
 
-def device_of(one: Prediction) -> str:
-    """Return the device of a prediction."""
-    return one.row.device_norm or one.row.device
-
-
-def model_of(one: Prediction) -> str:
-    """Return the model of a prediction."""
-    return one.row.model_norm or one.row.model
-
-
 GROUPS: dict[str, Callable[[Prediction], str]] = {"family": family_of, "device": device_of, "model": model_of}
 
 
@@ -91,21 +94,79 @@ def not_run(predictions: Sequence[Prediction]) -> list[Line]:
 
 
 def free_numbers(predictions: Sequence[Prediction]) -> list[Line]:
-    """Return the stacks that took part, with the free numbers that price them."""
+    """Return the stacks that took part: whose numbers price them, how many are free, and on what they were measured.
+
+    ``may have`` says whether these rows allow a stack numbers of its own: two devices, or three models.
+    """
     lines = []
-    for name in sorted({one.stack for one in predictions if one.stack}):
-        stack = stack_of(name)
+    for name, members in grouped([one for one in predictions if one.stack], lambda one: one.stack).items():
+        stack, ran = stack_of(name), [one for one in members if one.value is not None]
+        told = [one.numbers for one in ran if one.numbers is not None]
+        counts = sorted({numbers.free_numbers for numbers in told} or {stack.correction.free_numbers})
+        own = stack.like == name
+        devices, models = ({of(one) for one in ran} for of in (device_of, model_of))
+        enough = len(devices) >= LEAST_DEVICES or len(models) >= LEAST_MODELS
         lines.append({
-            "stack": name, "kernels of": stack.kernels, "numbers of": stack.like if stack.like != name else "its own",
-            "free numbers": stack.correction.free_numbers,
+            "stack": name, "kernels of": stack.kernels, "numbers of": "its own" if own else stack.like,
+            "free numbers": "-".join(str(count) for count in (counts[0], counts[-1])[: len(counts)]),
+            "devices": len(devices), "models": len(models), "rows": len(ran), "may have": "yes" if enough else "no",
         })  # fmt: skip
     return lines
 
 
 def count_free_numbers(predictions: Sequence[Prediction]) -> int:
-    """Return how many free numbers there are in all; those that are borrowed count once."""
-    found = {stack_of(name).like for name in {one.stack for one in predictions if one.stack}}
-    return sum(stack_of(name).correction.free_numbers for name in found)
+    """Return how many free numbers there are in all; those that are borrowed count once.
+
+    Where each device (model) was left out, stacks have several sets of numbers: the largest counts.
+    """
+    found: dict[str, int] = {}
+    for one in predictions:
+        if one.stack:
+            like = stack_of(one.stack).like
+            numbers = stack_of(like).correction if one.numbers is None else one.numbers
+            found[like] = max(found.get(like, 0), numbers.free_numbers)
+    return sum(found.values())
+
+
+def worst(predictions: Sequence[Prediction], count: int = 20) -> list[Line]:
+    """Return the cells of tiers A+B that are furthest off, with their signs; saturated TTFT left out."""
+    chosen = [one for one in scored(predictions) if not (one.kind == "TTFT" and one.saturated)]
+    cells = sorted(cells_of(chosen), key=lambda cell: (-cell.error, cell.key))
+    families = {one.row.cell: family_of(one) for one in chosen}
+    return [
+        {"off %": f"{cell.error:.0f}", "signed %": f"{cell.bias:+.0f}", "rows": cell.rows, "family": families[cell.key],
+         **dict(zip(("source", "device", "model", "metric"), cell.key, strict=True))}
+        for cell in cells[:count]
+    ]  # fmt: skip
+
+
+def borrowed(predictions: Sequence[Prediction]) -> list[Line]:
+    """Return the score of tiers A+B of the rows whose model borrowed another's shape, and of the others."""
+    lines = []
+    for label, wanted in (("in the catalogue", False), ("borrowed shape", True)):
+        for kind in KINDS:
+            came = [one for one in scored(predictions) if one.kind == kind and one.borrowed == wanted
+                    and not (one.kind == "TTFT" and one.saturated)]  # fmt: skip
+            found = score(came)
+            if found is not None:
+                lines.append({"models": label, "what": kind, **_figures(found)})
+    return lines
+
+
+def assumptions(predictions: Sequence[Prediction]) -> list[Line]:
+    """Return what rows did not state and was assumed, with the number of rows, most frequent first."""
+    counts: dict[str, int] = {}
+    for one in predictions:
+        for text in one.assumptions:
+            counts[text] = counts.get(text, 0) + 1
+    return [
+        {"rows": count, "assumed": text} for text, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
+
+
+def layers(predictions: Sequence[Prediction]) -> list[Line]:
+    """Return the score of tiers A+B by the layer of knowledge behind the prices; saturated TTFT left out."""
+    return by(predictions, "layer", lambda one: one.layer or "not run")
 
 
 def aligned(lines: Sequence[Line]) -> str:

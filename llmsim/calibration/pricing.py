@@ -18,7 +18,8 @@ from llmsim.performance.coefficients import Coefficients
 from llmsim.performance.collectives import Group
 from llmsim.performance.kernels import Price
 from llmsim.performance.operators import Matrices, Operators
-from llmsim.performance.stage_prices import StagePrices, scaled_attention
+from llmsim.performance.scales import scaled_attention
+from llmsim.performance.stage_prices import StagePrices
 from llmsim.performance.step_cost import StepCost
 from llmsim.schema import Resolved
 

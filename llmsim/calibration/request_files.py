@@ -9,10 +9,16 @@ import numpy as np
 
 from llmsim.calibration.measured import Load
 from llmsim.errors import InputError
-from llmsim.workload.readers.synonyms import OUTPUT_NAMES, PROMPT_NAMES, TIME_NAMES, normal, pick, unit_of
+from llmsim.workload.readers.synonyms import (
+    ENGINE_TIME_NAMES,
+    OUTPUT_NAMES,
+    PROMPT_NAMES,
+    TIME_NAMES,
+    normal,
+    pick,
+    unit_of,
+)
 
-# Stamps that a server takes itself; they come first, for a client's clock may stand beside them.
-_AT_ENGINE = ("queued_ts", "queued_s", "queued_time")
 _FIRST = ("first_token_s", "first_token_ts", "first_token_time", "first_token_at", "first_token", "first_token_ms")
 _LAST = (
     "finished_s", "last_token_ts", "last_token_s", "finished_at", "finish_time", "finish_ts", "end_time", "end_ts",
@@ -44,7 +50,7 @@ def read_requests(name: str, rows: list[tuple[int, Mapping[str, Any]]]) -> Load:
     if not rows:
         raise InputError(f"{name}: no requests")
     columns = list(rows[0][1])
-    at_engine = pick(_AT_ENGINE, columns)
+    at_engine = pick(ENGINE_TIME_NAMES, columns)  # first: a client's clock may stand beside
     arrival = at_engine or pick(TIME_NAMES, columns)
     prompt, output = pick(PROMPT_NAMES, columns), pick(OUTPUT_NAMES, columns)
     first, last = _column(columns, _FIRST, _FIRST_SPANS), _column(columns, _LAST, _LAST_SPANS)

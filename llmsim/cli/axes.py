@@ -11,6 +11,8 @@ MOST_VALUES = 10_000
 def parse_axis(text: str) -> tuple[str, list[Any]]:
     """Return key and values of ``KEY=A,B,C``, ``KEY=[A, B]``, ``KEY=FIRST:LAST:STEP`` or ``KEY=FIRST:LAST:xFACTOR``.
 
+    Values that are lists stand side by side too: ``KEY=[1, 2],[1, 4]``.
+
     Ranges hold their last value when the steps meet it.  One value alone is a list of one.
 
     Raises:
@@ -22,7 +24,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
     key, value = key.strip(), value.strip()
     if not given or not key or not value:
         raise click.UsageError(f"--set {text}: not of the form KEY=VALUE or KEY=A,B,C")
-    if value[0] == "[":
+    if value[0] == "[" and len(_split(value)) == 1:
         values = value_of(value)
         if not isinstance(values, list):
             raise click.UsageError(f"--set {text}: not a list")

@@ -1,6 +1,7 @@
 """``llmsim calibrate``: the few numbers of somebody's own stack, from what was measured on it."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import click
 
 from llmsim.cli.console import common, console
 from llmsim.cli.load_options import load_options
-from llmsim.cli.options import EngineCommand, add, engine_options, option
+from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option, without
+from llmsim.cli.pasted import pasted_options
 from llmsim.cli.progress import Bar
 from llmsim.cli.scenario_options import machine_options, scenario_from
 
@@ -22,13 +24,15 @@ CALIBRATE = "Calibration"
            metavar="FILE", help="Where the numbers go. [calibration.yaml]"),
     option("--set", "settings", section=CALIBRATE, multiple=True, metavar="KEY=VALUE",
            help="Set any key of the scenario. Repeatable."),
+    *pasted_options(),
     *machine_options(),
     *engine_options(),
     *load_options(),
 ])  # fmt: skip
 @click.option("--seed", metavar="N", help="Of generated loads. [0]")
 @common
-def calibrate(**options: Any) -> None:
+@click.pass_context
+def calibrate(context: click.Context, /, **options: Any) -> None:
     """Fit a few numbers of your own stack to MEASURED files, by replaying them.
 
     MEASURED: results of vllm bench serve (JSON, best with --save-detailed and at several loads) or vllm bench
@@ -53,18 +57,29 @@ def calibrate(**options: Any) -> None:
     else:
         out.result(report(calibration))
     out.text(f"\nwrote {options['output']} after {found.evaluations} evaluations")
-    out.text(f"next: llmsim simulate ... --set performance.calibration={options['output']}")
+    calibrated = ("--set", f"performance.calibration={options['output']}")
+    out.text("next: " + shlex.join(["llmsim", "simulate", *_described(context.meta[WORDS], options), *calibrated]))
+
+
+def _described(words: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """Return the words that said what was measured: without the measurements, and where the numbers go."""
+    measured = [name for name in options["measured"] if not _is_scenario(name)]
+    return [word for word in without(words, ("-o", "--output")) if word not in (*measured, "-v", "--verbose")]
+
+
+def _is_scenario(name: str) -> bool:
+    return Path(name).suffix.lower() in (".yaml", ".yml")
 
 
 def _ask(options: Mapping[str, Any]) -> tuple[list[str], Any]:
     """Return the measured files, and the scenario that was measured."""
     files = options["measured"]
-    scenarios = tuple(name for name in files if Path(name).suffix.lower() in (".yaml", ".yml"))
+    scenarios = tuple(name for name in files if _is_scenario(name))
     measured = [name for name in files if name not in scenarios]
     if not measured:
         raise click.UsageError("nothing was measured: no file but the scenario")
     said = {name: value for name, value in options.items() if value not in (None, (), False)}
-    if not scenarios and not {"model", "gpu", "cluster"} & said.keys():
+    if not scenarios and not {"model", "gpu", "cluster", "serve_cmd"} & said.keys():
         raise click.UsageError(
             "what was measured?\nhint: a scenario file, or --model and --gpu with the flags that the server had"
         )

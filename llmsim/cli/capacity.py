@@ -2,7 +2,9 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,10 +12,11 @@ import click
 from llmsim.cli.catalogue import table
 from llmsim.cli.console import common, console
 from llmsim.cli.load_options import load_options
-from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option
+from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option, without
 from llmsim.cli.pasted import pasted_options
 from llmsim.cli.progress import Bar
 from llmsim.cli.scenario_options import machine_options, scenario_from
+from llmsim.errors import InputError
 
 if TYPE_CHECKING:
     from llmsim.planning.answer import Capacity
@@ -22,7 +25,7 @@ SEARCH = "Search"
 NOT_MET = 1
 
 _OWN = ("find", "attain", "low", "high", "tolerance", "replications", "jobs", "joblib_backend", "price_per_hour",
-        "time_limit")  # fmt: skip
+        "time_limit", "output_dir", "resume")  # fmt: skip
 
 
 @click.command(cls=EngineCommand)
@@ -30,6 +33,7 @@ _OWN = ("find", "attain", "low", "high", "tolerance", "replications", "jobs", "j
 @add([
     option("--slo", section=SEARCH, multiple=True, metavar="KEY=VALUE", help="Objective: p99_ttft_ms=500; repeatable."),
     option("--goodput", section=SEARCH, multiple=True, metavar="KEY:MS", help="Limits of a good request: ttft:500."),
+    option("--first-tokens", section=SEARCH, metavar="N", help="N of the time to the first N output tokens, ttfn."),
     option("--attain", section=SEARCH, type=click.FloatRange(0, 1, min_open=True), default=0.99, metavar="SHARE",
            help="With --goodput: the share of requests that must be good. [0.99]"),
     option("--find", section=SEARCH, type=click.Choice(["rate", "replicas", "gpus", "plan"]), default="rate",
@@ -44,6 +48,8 @@ _OWN = ("find", "attain", "low", "high", "tolerance", "replications", "jobs", "j
            help="Of one device, for --find plan; with names, of each kind that may be taken. Repeatable."),
     option("-j", "--jobs", section=SEARCH, type=int, default=-1, metavar="N", help="Processes. [-1: all cores]"),
     option("--joblib-backend", section=SEARCH, metavar="NAME", help="loky, threading, dask or ray. [loky]"),
+    option("-o", "--output-dir", section=SEARCH, type=click.Path(file_okay=False), help="Folder. [runs/capacity_HASH]"),
+    option("--resume", section=SEARCH, is_flag=True, help="Take over the runs of the last search in this folder."),
     option("--time-limit", section=SEARCH, type=click.FloatRange(min=0, min_open=True), metavar="S",
            help="A run that takes longer counts as missed."),
     *pasted_options(),
@@ -60,15 +66,19 @@ _OWN = ("find", "attain", "low", "high", "tolerance", "replications", "jobs", "j
 def capacity(context: click.Context, /, **options: Any) -> None:
     """Find the highest load of SCENARIO under its objectives, or the smallest deployment that carries its load.
 
-    The load is a request rate, the speedup of a trace, or the users of a closed loop, whichever SCENARIO has. Exit code
-    1: nothing that was tried meets the objectives.
+    The load is a request rate, the speedup of a trace, or the users of a closed loop, whichever SCENARIO has. Writes
+    capacity.json and probes.csv, a row for each run. Exit code 1: nothing that was tried meets the objectives.
     """
     import llmsim
 
     said = {name: value for name, value in options.items() if value not in (None, (), False) and name not in _OWN}
     base = scenario_from(said)
     out = console()
-    with Bar(wanted=not (out.quiet or out.json)) as bar:
+    folder = Path(options["output_dir"] or f"runs/capacity_{base.sha256[:8]}")
+    checkpoint = folder / "capacity.jsonl"
+    if not options["resume"]:
+        checkpoint.unlink(missing_ok=True)
+    with _going_on(), Bar(wanted=not (out.quiet or out.json)) as bar:
         answer = llmsim.capacity(
             base,
             find=options["find"],
@@ -81,14 +91,36 @@ def capacity(context: click.Context, /, **options: Any) -> None:
             n_jobs=options["jobs"],
             backend=options["joblib_backend"],
             time_limit_s=options["time_limit"],
+            checkpoint=checkpoint,
             progress=lambda done, what: bar.show(f"{done} runs, {what}", done, None),
         )
+    _write(answer, folder)
     if out.json:
         out.result(json.dumps(answer.to_dict(), indent=2))
     else:
-        _report(answer, _words(context.meta[WORDS], options, base))
+        _report(answer, _words(context.meta[WORDS], options, base), folder)
     if answer.answer is None:
         context.exit(NOT_MET)
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """After Ctrl-C, say how the search goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console().note("hint: the same command with --resume goes on from here")
+        raise
+
+
+def _write(answer: "Capacity", folder: Path) -> None:
+    """Write the answer, and a row for each run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "capacity.json").write_text(json.dumps(answer.to_dict(), indent=2) + "\n", encoding="utf-8")
+        answer.table.to_csv(folder / "probes.csv", index=False)
+    except OSError as error:
+        raise InputError(f"--output-dir: cannot be written ({error.strerror or error})") from error
 
 
 def _price(texts: Sequence[str]) -> float | dict[str, float] | None:
@@ -116,16 +148,17 @@ def _words(words: Sequence[str], options: Mapping[str, Any], base: Any) -> list[
     return told
 
 
-def _report(answer: "Capacity", words: Sequence[str]) -> None:
+def _report(answer: "Capacity", words: Sequence[str], folder: Path) -> None:
     """Print the probes, the answer, and what may come next."""
     out = console()
     out.text(table(plan_rows(answer) if answer.plans else probe_rows(answer)))
     out.text()
     out.result(answer.sentence())
     if answer.binding is not None:
-        out.result(f"breaks first: {answer.binding}{_waited(answer.waits)}")
+        out.result(f"breaks first: {_broken(answer.binding)}{_waited(answer.waits)}")
     for note in answer.notes:
         out.note(f"note: {note}")
+    out.text(f"wrote capacity.json and probes.csv to {folder}/")
     for index, line in enumerate(_next_commands(answer, words)):
         out.text(("next: " if index == 0 else "      ") + line)
 
@@ -152,13 +185,28 @@ def probe_rows(answer: "Capacity") -> list[dict[str, Any]]:
 
 def plan_rows(answer: "Capacity") -> list[dict[str, Any]]:
     """Return a row for each plan, and how many replicas of it do."""
-    return [
-        {"gpu": row.gpu, "TP": row.tensor, "PP": row.pipeline, "replicas": row.replicas, "GPUs": row.devices,
-         "cost": None if row.cost is None else float(f"{row.cost:.6g}"),
-         "": {"ok": "best" if row is answer.best else "does"}.get(row.status, row.status),
-         "why": row.reason or (row.binding or "" if row.status == "too little" else "")}
-        for row in answer.plans
-    ]  # fmt: skip
+    priced = answer.unit != "GPUs"
+    words = {"dearer": "dearer" if priced else "needs no fewer"}
+    rows = []
+    for row in answer.plans:
+        told: dict[str, Any] = {"gpu": row.gpu, "TP": row.tensor, "PP": row.pipeline, "replicas": row.replicas,
+                                "GPUs": row.devices}  # fmt: skip
+        if priced:
+            told["an hour"] = None if row.cost is None else float(f"{row.cost:.6g}")
+        told["verdict"] = {"ok": "best" if row is answer.best else "does"}.get(
+            row.status, words.get(row.status, row.status)
+        )
+        reached = answer.reached(row)
+        told |= {name: f"{reached[name]:,.4g}" if name in reached else None for name in answer.objectives}
+        rows.append({**told, "why": row.reason or (row.binding or "" if row.status == "too little" else "")})
+    return rows
+
+
+def _broken(objective: str) -> str:
+    """Return in words what breaks first."""
+    if objective == "saturated":
+        return "the queue never stops growing (saturated), though runs this short end within their limits"
+    return objective
 
 
 def _waited(waits: Mapping[str, float]) -> str:
@@ -170,12 +218,15 @@ def _waited(waits: Mapping[str, float]) -> str:
 
 def _next_commands(answer: "Capacity", words: Sequence[str]) -> list[str]:
     """Return the run at the answer, and the question the other way around."""
-    told = _without(words, ("--find", "--low", "--high", "--tolerance", "--attain", "--replications", "-j", "--jobs",
-                            "--joblib-backend", "--price-per-hour"))  # fmt: skip
+    told = without(words, ("--find", "--low", "--high", "--tolerance", "--attain", "--replications", "-j", "--jobs",
+                            "--joblib-backend", "--price-per-hour", "-o", "--output-dir"))  # fmt: skip
+    told = [word for word in told if word != "--resume"]
     if answer.answer is None:
         return [shlex.join(["llmsim", "simulate", *told]), "llmsim list hardware"]
     at = {answer.key: f"{answer.answer:.4g}"}
     if answer.best is not None:
+        if len({row.gpu for row in answer.plans}) > 1:
+            told = [*without(told, ("--gpu",)), "--gpu", answer.best.gpu]
         at = {"engine.tensor_parallel_size": str(answer.best.tensor), "engine.pipeline_parallel_size":
               str(answer.best.pipeline), "deployment.replicas": str(answer.best.replicas)}  # fmt: skip
     elif answer.unit in ("users", "replicas"):
@@ -186,18 +237,3 @@ def _next_commands(answer: "Capacity", words: Sequence[str]) -> list[str]:
         again = shlex.join(["llmsim", "capacity", *told])
         lines += [f"{again} --find plan", f"{again} --max-num-seqs 256"]
     return lines
-
-
-def _without(words: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Return ``words`` without some options and their values."""
-    kept, skip = [], False
-    for word in words:
-        if skip:
-            skip = False
-            continue
-        name, given, _ = word.partition("=")
-        if name in options:
-            skip = not given
-            continue
-        kept.append(word)
-    return kept

@@ -27,8 +27,7 @@ def check(scenario: str, settings: tuple[str, ...], resolved: bool) -> None:
     prepared = Simulation(ready)  # places the model and counts the blocks of its cache
     told = {**_facts(ready), "cache": f"{prepared.budget.usable:,} blocks ({prepared.budget.source})"}
     out = console()
-    for warning in prepared.warnings:
-        out.warn(warning)
+    out.warnings(prepared.warnings)
     if resolved:
         out.result(resolved_yaml(ready))
     elif out.json:
@@ -43,7 +42,7 @@ def check(scenario: str, settings: tuple[str, ...], resolved: bool) -> None:
 def _facts(ready: "Resolved") -> dict[str, str]:
     """Return what a resolved scenario would run, in words."""
     options, plan = ready.options, ready.plan
-    shape = f"TP{plan.tensor}" + (f" PP{plan.pipeline}" if plan.pipeline > 1 else "")
+    shape = plan.told
     return {
         "name": ready.name,
         "model": ready.model.name,

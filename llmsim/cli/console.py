@@ -1,7 +1,7 @@
 """What goes to which stream: results to stdout, everything else to stderr, and with --json only JSON to stdout."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,6 +36,20 @@ class Console:
     def warn(self, text: str) -> None:
         """Print a warning to stderr; nothing when quiet."""
         self.note(f"warning: {text}", fg="yellow")
+
+    def warnings(self, texts: Iterable[str]) -> None:
+        """Print warnings to stderr; what is said of several things alike is said once, of all of them."""
+        alike: dict[str, list[str]] = {}
+        for text in texts:
+            subject, _, said = text.partition(": ignored, it ")
+            alike.setdefault(f"ignored, it {said}" if said else text, []).append(subject)
+        for said, subjects in alike.items():
+            if not said.startswith("ignored, it "):
+                self.warn(said)
+            elif len(subjects) == 1:
+                self.warn(f"{subjects[0]}: {said}")
+            else:
+                self.warn(f"{', '.join(subjects)}: {said.replace('it does', 'they do')}")
 
     def error(self, message: str) -> None:
         """Print each line of an error to stderr, whatever was asked for."""

@@ -54,6 +54,12 @@ def load_options() -> list[Callable[[Any], Any]]:
         option("--workload", metavar="NAME", help="Preset of the catalogue (llmsim list workloads).", **text),
         option("--trace", metavar="FILE", section=TRACE, help="Replay a trace; its format is recognised by content."),
         option("--trace-format", metavar="NAME", section=TRACE, help="Say which format it is instead. [auto]"),
+        option(
+            "--trace-columns",
+            metavar="WHAT=NAME,...",
+            section=TRACE,
+            help="Which column is which: time=when,prompt=tokens_in,output=tokens_out,status=code.",
+        ),
         option("--speedup", metavar="X", section=TRACE, help="2 plays the trace in half the time. [1]"),
         *[option("--" + name.replace("_", "-"), name, hidden=True, **text) for name in (*_RARE, *NO_EFFECT_VALUES)],
         *[option("--" + name.replace("_", "-"), name, is_flag=True, hidden=True, section=LOAD) for name in NO_EFFECT],
@@ -77,6 +83,8 @@ def workload_values(said: Mapping[str, Any]) -> dict[str, Any]:
         **{name: f"workload.arrival.{name}" for name in _ARRIVAL},
     }
     values = {key: said[name] for name, key in keys.items() if name in said}
+    if "trace_columns" in said:
+        values["workload.trace.columns"] = named_columns(str(said["trace_columns"]), "--trace-columns")
     values |= _dataset(said)
     if "max_concurrency" in said:
         # vllm bench: alone it is a closed loop; beside a rate it holds requests back.
@@ -104,3 +112,20 @@ def _dataset(said: Mapping[str, Any]) -> dict[str, Any]:
         exact = chosen == "random" and said.get("arrival") == "vllm"
         values["workload.dataset.name"] = "vllm_random" if exact else chosen
     return values
+
+
+def named_columns(columns: str | None, name: str = "--columns") -> dict[str, str] | None:
+    """Return which column of a trace is which, as the option ``name`` says it.
+
+    Raises:
+        click.UsageError: it is not of that form.
+    """
+    from llmsim.workload.readers.synonyms import MEANINGS
+
+    if columns is None:
+        return None
+    pairs = [part.partition("=") for part in columns.split(",")]
+    for what, equals, column in pairs:
+        if what not in MEANINGS or not equals or not column:
+            raise click.UsageError(f"{name}: wants {', '.join(MEANINGS)}, each with =NAME (got {columns!r})")
+    return {what: column for what, _, column in pairs}

@@ -128,3 +128,18 @@ def _help(flag: Flag) -> str:
     shown = {True: "on", False: "off"}.get(flag.default, flag.default) if flag.kind == "bool" else flag.default
     text = flag.help[:1].upper() + flag.help[1:]
     return f"{text} [{shown}]" if shown is not None and "default" not in flag.help else text
+
+
+def without(words: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Return ``words`` without some options and their values."""
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+            continue
+        name, given, _ = word.partition("=")
+        if name in options:
+            skip = not given
+            continue
+        kept.append(word)
+    return kept

@@ -14,7 +14,8 @@ from llmsim.cli.options import EngineCommand, add, engine_options, option
 
 PASTED = "Pasted commands"
 
-_ENVIRONMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
+_IMAGE = re.compile(r"([\w.:/-]+/)?vllm-openai([:@].*)?")
+_ENDS = re.compile(r"(\d?|&)>|\||&$|&&|;|<")
 # How the two commands begin, the older spellings included.
 _SERVE = (("vllm", "serve"), ("-m", "vllm.entrypoints.openai.api_server"), ("-m", "vllm.entrypoints.cli.main", "serve"))
 _BENCH = (("vllm", "bench", "serve"), ("-m", "vllm.entrypoints.cli.main", "bench", "serve"), ("benchmark_serving.py",))
@@ -88,20 +89,41 @@ def read_bench(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _words(text: str, starts: Sequence[Sequence[str]], name: str, form: str) -> list[str]:
-    """Return the words behind the command's own, without variables in front and the ends of lines."""
+    """Return the words behind the command's own, without what stands in front, ends of lines, and redirections."""
     try:
-        words = shlex.split(text.replace("\\\n", " "), comments=True)
+        words = shlex.split(_plain(text), comments=True)
     except ValueError as error:
         raise click.UsageError(f"{name}: {error} (got {text!r})") from None
-    while words and _ENVIRONMENT.fullmatch(words[0]):
-        words.pop(0)
     for start in starts:
-        for at in range(min(3, len(words))):
+        for at in range(len(words)):
             head = words[at : at + len(start)]
             # A program may be named with its path.
             if head and [head[0].rpartition("/")[2], *head[1:]] == list(start):
-                return [_dashed(word) for word in words[at + len(start) :]]
+                return [_dashed(word) for word in _to_the_end(words[at + len(start) :])]
+    if starts is _SERVE:
+        for at, word in enumerate(words):
+            if _IMAGE.fullmatch(word):  # docker run ... vllm/vllm-openai:latest --model MODEL
+                return [_dashed(word) for word in _to_the_end(words[at + 1 :])]
     raise click.UsageError(f"{name}: not of the form {form!r} (got {text!r})")
+
+
+def _plain(text: str) -> str:
+    """Return a command as a shell reads it, with the quotes, dashes and ends of lines that web pages give it mended."""
+    text = re.sub(r"[\\`^][ \t]*\r?\n", " ", text)
+    text = text.translate({ord(one): '"' for one in "\u201c\u201d"} | {ord(one): "'" for one in "\u2018\u2019"})
+    return re.sub(r"(?<!\S)[\u2013\u2014](?=[a-z])", "--", text)
+
+
+def _to_the_end(words: Sequence[str]) -> list[str]:
+    """Return the words up to where a shell's command ends, or its output goes elsewhere."""
+    kept: list[str] = []
+    for word in words:
+        if _ENDS.match(word):
+            break
+        kept.append(word.removesuffix(";"))
+        if word.endswith(";"):
+            break
+    return kept
 
 
 def _dashed(word: str) -> str:
@@ -126,8 +148,9 @@ def _read(kind: str, words: Sequence[str], name: str) -> dict[str, Any]:
         if context.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE and value not in (None, ())
     }
     ignored = [key for key in given if key.startswith("ignored_")]
-    for key in ignored:
-        console().warn(f"{name}: --{key.removeprefix('ignored_').replace('_', '-')}: ignored, it changes no times here")
+    flags = [f"--{key.removeprefix('ignored_').replace('_', '-')}" for key in ignored]
+    if flags:
+        console().warn(f"{name}: {', '.join(flags)}: ignored, {'they change' if flags[1:] else 'it changes'} no times")
     return {key: value for key, value in given.items() if key not in ignored}
 
 

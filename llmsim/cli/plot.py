@@ -1,5 +1,6 @@
 """``llmsim plot``: pictures of a run or of a sweep."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,11 @@ SWEEP_KINDS = ("latency_throughput", "pareto")
     help="Of latency_throughput, in ms; repeatable. [p50_ttft_ms, p99_ttft_ms]",
 )
 @click.option("--hue", metavar="KEY", help="Swept key that tells curves apart. [all but the load]")
-@click.option("--slo", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Line of latency_throughput.")
+@click.option("--slo", metavar="KEY=MS", help="Line of latency_throughput, of the metric KEY; or MS alone.")
 @common
 def plot(
     source: str, kinds: tuple[str, ...], output_dir: str | None, form: str, metrics: tuple[str, ...], hue: str | None,
-    slo: float | None,
+    slo: str | None,
 ) -> None:  # fmt: skip
     """Draw the run or the sweep in FOLDER, or a run of SCENARIO.
 
@@ -56,13 +57,34 @@ def plot(
     if table is None:
         from llmsim.results.plots import save_plots
 
+        if slo is not None:
+            raise click.UsageError("--slo is for sweeps; a run has the objectives of its scenario")
         written = save_plots(run_of(source), target, kinds=kinds or None, form=form)
     else:
-        written = _draw(table, target, kinds, form, metrics, hue, slo)
+        metrics, line = _limited(metrics, slo, list(table.columns))
+        written = _draw(table, target, kinds, form, metrics, hue, line)
     if not written:
         console().warn("there is no data for a picture")
     for path in written:
         console().result(f"wrote {path}")
+
+
+def _limited(metrics: tuple[str, ...], slo: str | None, columns: Sequence[str]) -> tuple[tuple[str, ...], float | None]:
+    """Return the metrics to draw, those of the SLO where none are named, and its milliseconds."""
+    if slo is None:
+        return metrics, None
+    name, given, value = slo.replace("<=", "=").partition("=")
+    try:
+        most = float(value if given else slo)
+    except ValueError:
+        most = 0.0
+    if most <= 0:
+        raise click.UsageError(f"--slo: not of the form KEY=MS, with MS above 0 (got {slo!r})")
+    if not given or metrics:
+        return metrics, most
+    from llmsim.sweep_report import beside
+
+    return beside(name.strip(), columns), most
 
 
 def _draw(

@@ -38,14 +38,16 @@ _KEYS = {
     "router": "deployment.router.policy",
     "preset": "engine.preset", "warmup": "workload.warmup",
     "percentile_metrics": "output.metrics", "metric_percentiles": "output.percentiles",
+    "first_tokens": "output.first_tokens",
 }  # fmt: skip
 # Options whose value stays a text, even one that looks like a number.
-_TEXTS = {"name", "model", "gpu", "cluster", "router", "scheduler", "preset", "trace", "workload", "dataset_path",
-          "prune_kind", "distill_to"}  # fmt: skip
+_TEXTS = {"name", "model", "gpu", "cluster", "router", "scheduler", "preset", "trace", "trace_columns", "workload",
+          "dataset_path", "prune_kind", "distill_to"}  # fmt: skip
 _LISTS = {"percentile_metrics", "metric_percentiles"}
 # With these alone it is still the demonstration.
-_ASIDE = {"name", "seed", "workload.warmup", "output.metrics", "output.percentiles", "goodput", "slo"}
-_GOODPUT = re.compile(r"(ttft|tpot|e2el):[0-9.eE+]+")
+_ASIDE = {"name", "seed", "workload.warmup", "output.metrics", "output.percentiles", "output.first_tokens", "goodput",
+          "slo"}  # fmt: skip
+_GOODPUT = re.compile(r"(ttft|ttfn|tpot|e2el):[0-9.eE+]+")
 
 
 def machine_options() -> list[Callable[[Any], Any]]:

@@ -26,6 +26,7 @@ STOPPED = 5
 
 RESULTS = "Results"
 
+
 @click.command(cls=EngineCommand)
 @click.argument("scenario", nargs=-1)
 @add([
@@ -46,6 +47,7 @@ RESULTS = "Results"
     option("--decisions", section=RESULTS, type=click.Path(), metavar="FILE", help="Log every step's decision there."),
     option("--percentile-metrics", section=RESULTS, metavar="NAMES", help="Latencies shown. [ttft,tpot,itl,e2el]"),
     option("--metric-percentiles", section=RESULTS, metavar="P,P,...", help="Their percentiles. [50,90,95,99]"),
+    option("--first-tokens", section=RESULTS, metavar="N", help="Also time until the first N output tokens, ttfn."),
     option("--goodput", section=RESULTS, multiple=True, metavar="KEY:MS", help="Limits of a good request."),
     option("--slo", section=RESULTS, multiple=True, metavar="KEY=VALUE", help="Gate: exit code 1 unless met."),
 ])  # fmt: skip
@@ -71,8 +73,7 @@ def simulate(context: click.Context, /, **options: Any) -> None:
         if name in said:
             out.warn(f"--{name.replace('_', '-')}: ignored, it does not change simulated times")
     if options["dry_run"]:
-        for warning in resolved.warnings:
-            out.warn(warning)
+        out.warnings(resolved.warnings)
         out.result(resolved_yaml(resolved))
         return
     folder = _folder(options, resolved)
@@ -129,15 +130,7 @@ def _report(
     """Print the run and write its files; ``again`` is the command that would do the same run."""
     out = console()
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    for line in run.header_lines():
-        out.text(line)
-    for warning in run.warnings:
-        out.warn(warning)
-    summary = run.summary(percentiles=resolved.percentiles, metrics=resolved.metrics)
-    if out.json:
-        out.result(run.to_json(created=created).rstrip("\n"))
-    else:
-        out.result(summary)
+    # Before anything is printed: who reads only the first lines, as head does, wants the files too.
     files = []
     if folder is not None:
         files = run.save(
@@ -150,12 +143,20 @@ def _report(
             report=options["report"],
             created=created,
         )
+    for line in run.header_lines():
+        out.text(line)
+    out.warnings(run.warnings)
+    summary = run.summary(percentiles=resolved.percentiles, metrics=resolved.metrics)
+    if out.json:
+        out.result(run.to_json(created=created).rstrip("\n"))
+    else:
+        out.result(summary)
     for line in run.closing_lines(wall_s=wall_s, folder=f"{folder}/" if folder is not None else None):
         out.text(line)
     if out.verbose:
         for path in files:
             out.note(f"wrote {path}")
-    for index, line in enumerate(_next_commands(again, resolved)):
+    for index, line in enumerate(_next_commands(again, resolved, options["settings"] if folder is None else ())):
         out.text(("next: " if index == 0 else "      ") + line)
 
 
@@ -184,16 +185,31 @@ def _again(folder: Path | None, resolved: Any, said: Mapping[str, Any], words: S
     return shlex.join(["llmsim", "simulate", *told])
 
 
-def _next_commands(again: str, resolved: Any) -> list[str]:
-    """Return three commands that a reader of a result may want: another plan, another load, another machine."""
+def _next_commands(again: str, resolved: Any, settings: Sequence[str] = ()) -> list[str]:
+    """Return three commands that a reader of a result may want: another plan, another load, another machine.
+
+    What ``settings`` (of --set) say goes before options, so it is said anew.
+    """
+    from llmsim.schema.overrides import full_key
+
+    said = {full_key(name): name for name in (text.partition("=")[0].strip() for text in settings)}
+
+    def word(option: str, key: str, value: str) -> str:
+        name = said.get(tuple(key.split(".")))
+        return f"{option} {value}" if name is None else f"--set {name}={value}"
+
     rate = (resolved.workload.arrival or {}).get("request_rate")
     if resolved.workload.trace is not None:
-        load = "--speedup 2"
+        load = word("--speedup", "workload.trace.speedup", "2")
     elif isinstance(rate, int | float) and math.isfinite(rate):
-        load = f"--request-rate {2 * rate:g}"
+        load = word("--request-rate", "workload.arrival.request_rate", f"{2 * rate:g}")
     else:
-        load = "--request-rate 8"
-    plan = f"-tp {2 * resolved.plan.tensor}" if _can_widen(resolved) else "--max-num-seqs 64"
+        load = word("--request-rate", "workload.arrival.request_rate", "8")
+    plan = (
+        word("-tp", "engine.tensor_parallel_size", f"{2 * resolved.plan.tensor}")
+        if _can_widen(resolved)
+        else word("--max-num-seqs", "engine.max_num_seqs", "64")
+    )
     return [f"{again} {plan}", f"{again} {load} --plots", "llmsim list hardware"]
 
 

@@ -19,6 +19,7 @@ from llmsim.cli.parameter_files import options_of
 from llmsim.cli.pasted import pasted_options, read_bench, read_serve
 from llmsim.cli.progress import Bar
 from llmsim.cli.scenario_options import machine_options, points_from, scenario_from
+from llmsim.errors import InfeasibleError
 
 if TYPE_CHECKING:
     import pandas
@@ -35,9 +36,10 @@ STOPPED = 5
            help="Sweep a key over values, or FIRST:LAST:STEP, or FIRST:LAST:xFACTOR; one value: set it. Repeatable."),
     option("--serve-params", section=SWEEP, metavar="FILE", help="Engine points, as of `vllm bench sweep`."),
     option("--bench-params", section=SWEEP, metavar="FILE", help="Load points, likewise; all pairs are swept."),
-    option("--replications", section=SWEEP, type=click.IntRange(1), default=3, metavar="N",
-           help="Runs of each point, each with a seed of its own, the same at all points. [3]"),
+    option("--replications", section=SWEEP, type=click.IntRange(1), metavar="N",
+           help="Runs of each point, with seeds of their own, the same at all points. [3; 1 where nothing is random]"),
     option("--metrics", section=SWEEP, default=DEFAULT_METRICS, metavar="NAMES", help=f"Shown. [{DEFAULT_METRICS}]"),
+    option("--first-tokens", section=SWEEP, metavar="N", help="Also time until the first N output tokens, ttfn."),
     option("--compare", section=SWEEP, metavar="KEY", help="Also print paired differences over this swept key."),
     option("--baseline", section=SWEEP, metavar="VALUE", help="Its value to compare with. [the first]"),
     option("--pareto", section=SWEEP, is_flag=True, help="Also print which points no other one beats in X and Y."),
@@ -68,11 +70,12 @@ def sweep(context: click.Context, /, **options: Any) -> None:
     reason.
     """
     import llmsim
+    from llmsim.sweeps import usual_replications
 
     base, over = _ask(options)
     metrics = [name for name in options["metrics"].split(",") if name]
     if options["dry_run"]:
-        _print_points(over, options["replications"])
+        _print_points(over, options["replications"] or usual_replications(base, over))
         return
     _check(base, over, metrics, options["compare"])
     folder = Path(options["output_dir"] or f"runs/sweep_{base.sha256[:8]}")
@@ -100,6 +103,8 @@ def sweep(context: click.Context, /, **options: Any) -> None:
     _report(tables, metrics, folder)
     if "stopped" in set(runs["status"]):
         context.exit(STOPPED)
+    if set(runs["status"]) == {"infeasible"}:
+        context.exit(InfeasibleError.exit_code)
 
 
 def _ask(options: Mapping[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
@@ -128,7 +133,8 @@ def _check(base: Any, over: Sequence[Mapping[str, Any]], metrics: Sequence[str],
     """Find out before the first run whether the tables can be made."""
     from llmsim.results.metrics import measure
 
-    known = measure([], percentiles=base.output.percentiles)
+    output = base.output
+    known = measure([], percentiles=output.percentiles, first_tokens=output.first_tokens is not None)
     for name in metrics:
         if name not in known:
             close = get_close_matches(name, known, n=3) or ["p99_ttft_ms", "output_throughput"]
@@ -165,22 +171,41 @@ def _report(tables: Mapping[str, "pandas.DataFrame"], metrics: Sequence[str], fo
     for prices in dict.fromkeys(tables["sweep"]["prices"]):
         if prices:
             out.text(f"prices: {prices}")
+    saturated = int(tables["summary"]["saturated"].sum())
+    if saturated:
+        out.warn(
+            f"{saturated} runs are saturated: their queues never stopped growing, so their latencies say how long "
+            "they ran"
+        )
     for reason, count in _reasons(tables["sweep"]).items():
         out.warn(f"{count} runs: {reason}")
+    if "stopped" in set(tables["sweep"]["status"]):
+        out.note("hint: the same command with --resume goes on from here")
     out.text(f"\nwrote {', '.join(f'{name}.csv' for name in tables)} to {folder}/")
 
 
 def points(summary: "pandas.DataFrame", metrics: Sequence[str]) -> str:
     """Return the table of what `llmsim.summarise` found: a row for each point, means with half their intervals."""
     rows = []
+    any_failed = bool((summary["status"] != "ok").any())
+    told = "saturated" in summary and bool(summary["saturated"].any())
     for line in summary.to_dict("records"):
         keys = [key for key in line if key == "replications" or key in list(summary.columns)[: _first(summary)]]
         row = {str(key): _shown(line[key]) for key in keys}
+        if any_failed:
+            row["status"] = line["status"]
+        if told:
+            row["saturated"] = f"{line['saturated']} of {line['replications']}" if line["saturated"] else "-"
         for metric in metrics:
             half = line[f"{metric}_hi95"] - line[metric]
-            row[metric] = f"{line[metric]:,.4g}" + (f" +- {half:.2g}" if isfinite(half) else "")
+            row[metric] = _figure(line[metric], ",.4g") + (f" +- {half:.2g}" if isfinite(half) else "")
         rows.append(row)
     return table(rows)
+
+
+def _figure(value: float, form: str) -> str:
+    """Return a number, or a dash where there is none."""
+    return format(value, form) if isfinite(value) else "-"
 
 
 def _first(summary: "pandas.DataFrame") -> int:
@@ -193,11 +218,14 @@ def comparison(paired: "pandas.DataFrame") -> str:
     for line in paired.to_dict("records"):
         names = list(line)
         row = {str(key): _shown(line[key]) for key in names[: names.index("baseline")]}
-        row["baseline"] = f"{line['baseline']:,.4g}"
-        row["difference"] = f"{line['difference']:+,.4g}"
-        row["95 % interval"] = f"[{line['lo95']:+,.4g}, {line['hi95']:+,.4g}]"
-        row["%"] = f"{line['percent']:+.1f}"
-        row["differs"] = "yes" if line["differs"] else "no"
+        row["baseline"] = _figure(line["baseline"], ",.4g")
+        row["difference"] = _figure(line["difference"], "+,.4g")
+        # One pair says nothing of the luck in it.
+        several = line["pairs"] > 1
+        told = f"[{line['lo95']:+,.4g}, {line['hi95']:+,.4g}]" if several else "one pair" if line["pairs"] else "-"
+        row["95 % interval"] = told
+        row["%"] = _figure(line["percent"], "+.1f")
+        row["differs"] = ("yes" if line["differs"] else "no") if several else "-"
         rows.append(row)
     return table(rows)
 

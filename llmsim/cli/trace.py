@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from llmsim.cli.console import common, console
-from llmsim.cli.load_options import load_options
+from llmsim.cli.load_options import load_options, named_columns
 from llmsim.cli.options import SectionedCommand, add
 from llmsim.cli.scenario_options import scenario_from
 
@@ -37,7 +37,7 @@ def info(file: str, format_: str, columns: str | None) -> None:
     from llmsim.workload.info import trace_info
     from llmsim.workload.readers.rows import ReadOptions
 
-    found = trace_info(file, format_, ReadOptions(columns=_named(columns)))
+    found = trace_info(file, format_, ReadOptions(columns=named_columns(columns)))
     out = console()
     if out.json:
         out.result(json.dumps(asdict(found), indent=2, default=str))
@@ -64,7 +64,7 @@ def convert(source: str, target: str, to: str, format_: str, columns: str | None
     from llmsim.workload.readers.rows import ReadOptions
     from llmsim.workload.replay import TraceOptions
 
-    chosen = TraceOptions(**options, read=ReadOptions(columns=_named(columns)))
+    chosen = TraceOptions(**options, read=ReadOptions(columns=named_columns(columns)))
     written = convert_trace(source, target, to, format=format_, options=chosen)
     _done(written, target, to)
 
@@ -88,19 +88,6 @@ def generate(target: str, to: str, **options: Any) -> None:
     workload = build(resolved.workload, seed=resolved.seed, max_model_len=_LONGEST)
     console().note(workload.description)
     _done(write_requests(workload, target, to), target, to)
-
-
-def _named(columns: str | None) -> dict[str, str] | None:
-    """Return what ``--columns`` says as a mapping."""
-    from llmsim.workload.readers.synonyms import MEANINGS
-
-    if columns is None:
-        return None
-    pairs = [part.partition("=") for part in columns.split(",")]
-    for what, equals, name in pairs:
-        if what not in MEANINGS or not equals or not name:
-            raise click.UsageError(f"--columns: wants {', '.join(MEANINGS)}, each with =NAME (got {columns!r})")
-    return {what: name for what, _, name in pairs}
 
 
 def _done(written: int, target: str, to: str) -> None:

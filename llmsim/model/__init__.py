@@ -10,6 +10,7 @@ from typing import Any
 
 from llmsim import catalog
 from llmsim.errors import ModelError
+from llmsim.model.padding import with_heads
 from llmsim.model.parse import shape_of
 from llmsim.model.shape import Attention, CacheGroup, FeedForward, Layer, ModelShape
 
@@ -53,7 +54,7 @@ def load_model(source: str | Path | Mapping[str, Any]) -> ModelShape:
     ``source`` is a config.json's content, a path to one (or to the folder that holds it), the name or
     an alias of a catalogue record, or a Hugging Face id, whose config.json is then looked for in the
     local Hugging Face cache first and in the catalogue's aliases next.  An ending such as ``-FP8`` or
-    ``-AWQ`` on a catalogue name sets the weight format.
+    ``-AWQ`` on a catalogue name sets the weight format; a last ending such as ``-heads64`` pads the query heads.
 
     Raises:
         ModelError: nothing of that name is known, the file is broken, or its family is not supported.
@@ -67,6 +68,9 @@ def load_model(source: str | Path | Mapping[str, Any]) -> ModelShape:
         name = path.resolve().parent.name if path.name == "config.json" else path.stem
         return shape_of(_read(path), name=name, source=str(source))
     name = str(source).strip()
+    padded = re.fullmatch(r"(.+)-heads(\d+)", name)
+    if padded:
+        return with_heads(load_model(padded[1]), int(padded[2]))
     cached = _cached(name)
     if cached is not None:
         return shape_of(_read(cached), name=name.split("/")[-1].lower(), source=str(cached))

@@ -205,6 +205,28 @@ def palm(config: Config) -> Body:
     return replace(body, layers=tuple(replace(layer, parallel=True) for layer in body.layers))
 
 
+def cohere(config: Config) -> Body:
+    """Command-R: parallel layers, one norm without bias a layer, tied; norms over each query and key head in Plus."""
+    heads, layers = config.count("num_attention_heads"), config.count("num_hidden_layers")
+    body = decoder(Dense(norms=1, tied=True))(config)
+    extra = 0
+    if config.flag("use_qk_norm"):
+        extra = (heads + config.count("num_key_value_heads", heads)) * (config.count("hidden_size") // heads)
+    stack = (replace(body.layers[0], parallel=True, small_parameters=body.layers[0].small_parameters + extra),) * layers
+    return replace(body, layers=stack)
+
+
+def gpt_bigcode(config: Config) -> Body:
+    """StarCoder: GPT-2 with one KV head."""
+    one = {"num_key_value_heads": 1} if config.flag("multi_query", True) else {}
+    return gpt2(Config(config.where, {**one, **config.content}))
+
+
+def stablelm(config: Config) -> Body:
+    """StableLM: llama with LayerNorm, and biases of queries, keys and values in its second version."""
+    return decoder(Dense(qkv_bias=config.flag("use_qkv_bias"), norms=4, final_norms=2))(config)
+
+
 _LAYER_NORM = Dense(qkv_bias=True, output_bias=True, mlp_bias=True, matrices=2, norms=4, final_norms=2)
 
 DENSE: dict[str, Callable[[Config], Body]] = {
@@ -245,6 +267,11 @@ DENSE: dict[str, Callable[[Config], Body]] = {
     "bloom": bloom,
     "falcon": falcon,
     "palm": palm,
+    "cohere": cohere,
+    "gpt_bigcode": gpt_bigcode,
+    "stablelm": stablelm,
+    "mpt": decoder(Dense(matrices=2, tied=True)),
+    "nemotron": decoder(Dense(matrices=2, norms=4, final_norms=2)),
 }  # fmt: skip
 DENSE["gemma3"] = DENSE["gemma3_text"]
 DENSE["mistral3"] = DENSE["mistral3_text"]

@@ -98,6 +98,11 @@ def nemotron_h(config: Config) -> Body:
         number = config.count("experts")
         shared = config.amount("moe_shared_expert_intermediate_size") * config.amount("n_shared_experts", 1)
         width, each = config.count("moe_intermediate_size"), config.count("experts_per_token")
+        # Experts that work in a latent space: of the hidden size they would have as many elements if they were
+        # narrower, and the two products into that space and out of it are those of a shared expert as wide.
+        latent = config.amount("moe_latent_size")
+        if latent:
+            width, shared = width * latent // hidden, shared + latent
         parts["E"] = Layer(None, FeedForward(width, 2, number, each, shared), hidden + number)
     return Body(tuple(parts[kind] for kind in pattern), hidden, rotary=False)
 

@@ -123,10 +123,16 @@ def kv_heads_of_rank(attention: Attention, tensor: int) -> int:
     return attention.kv_heads if attention.kind == "mla" else max(1, attention.kv_heads // tensor)
 
 
-def feed_forward_elements(hidden_size: int, block: FeedForward, tensor: int = 1) -> int:
-    """Return the elements of one feed-forward block's matrices on one rank, all its experts included."""
+def feed_forward_elements(hidden_size: int, block: FeedForward, tensor: int = 1, experts_over: int = 0) -> int:
+    """Return the elements of one feed-forward block's matrices on one rank, all its experts included.
+
+    Routed experts are spread over ``experts_over`` devices, whole or in parts; 0: over the ``tensor`` ranks.
+    """
     width = block.intermediate_size * max(block.experts, 1) + block.shared_intermediate_size
-    return -(-block.matrices * hidden_size * width // tensor)
+    if not block.experts or experts_over in (0, tensor):
+        return -(-block.matrices * hidden_size * width // tensor)
+    routed = -(-block.matrices * hidden_size * block.intermediate_size * block.experts // experts_over)
+    return routed + -(-block.matrices * hidden_size * block.shared_intermediate_size // tensor)
 
 
 def router_elements(hidden_size: int, block: FeedForward) -> int:
@@ -205,16 +211,19 @@ def active_parameters(shape: ModelShape) -> int:
 
 
 def layer_weight_bytes(
-    shape: ModelShape, layer_index: int, *, tensor: int = 1, weight_format: str | None = None
+    shape: ModelShape, layer_index: int, *, tensor: int = 1, weight_format: str | None = None, experts_over: int = 0
 ) -> float:
     """Return the bytes of one layer's weights on one rank.
 
-    ``weight_format`` stands for the shape's own when given, and then for all its big matrices.
+    ``weight_format`` stands for the shape's own when given, and then for all its big matrices; routed experts are
+    spread over ``experts_over`` devices (0: over the ``tensor`` ranks).
     """
-    return _layer_bytes(shape, shape.layers[layer_index], tensor, weight_format)
+    return _layer_bytes(shape, shape.layers[layer_index], tensor, weight_format, experts_over)
 
 
-def _layer_bytes(shape: ModelShape, layer: Layer, tensor: int, weight_format: str | None) -> float:
+def _layer_bytes(
+    shape: ModelShape, layer: Layer, tensor: int, weight_format: str | None, experts_over: int = 0
+) -> float:
     wide = format_bytes_per_element(shape.dtype)
     matrices = format_bytes_per_element(weight_format or shape.weight_format)
     attention = matrices
@@ -222,7 +231,7 @@ def _layer_bytes(shape: ModelShape, layer: Layer, tensor: int, weight_format: st
         attention = format_bytes_per_element(shape.attention_format)
     total = mixer_elements(shape.hidden_size, layer, tensor) * attention + layer.small_parameters * wide
     if layer.feed_forward is not None:
-        total += feed_forward_elements(shape.hidden_size, layer.feed_forward, tensor) * matrices
+        total += feed_forward_elements(shape.hidden_size, layer.feed_forward, tensor, experts_over) * matrices
         total += router_elements(shape.hidden_size, layer.feed_forward) * wide
     return total
 
@@ -234,9 +243,11 @@ def stage_weight_bytes(
     *,
     tensor: int = 1,
     weight_format: str | None = None,
+    experts_over: int = 0,
 ) -> float:
     """Return the bytes that one rank of a stage holds: layers ``first_layer`` to ``last_layer`` (exclusive).
 
+    Routed experts are spread over ``experts_over`` devices (0: over the ``tensor`` ranks).
     The first stage holds the embedding and an encoder, the last one the output matrix; a tied matrix is held once when
     both are the same stage.  Embedding and output matrix are split by vocabulary and stay in the model's dtype, but
     for GGUF files.
@@ -244,7 +255,7 @@ def stage_weight_bytes(
     last = len(shape.layers) if last_layer is None else last_layer
     wide = format_bytes_per_element(shape.dtype)
     total = sum(
-        layer_weight_bytes(shape, index, tensor=tensor, weight_format=weight_format)
+        layer_weight_bytes(shape, index, tensor=tensor, weight_format=weight_format, experts_over=experts_over)
         for index in range(first_layer, last)
     )
     width = shape.embedding_size or shape.hidden_size

@@ -28,6 +28,8 @@ from llmsim.performance.kernels import (
     decode_attention,
     latent_decode_attention,
 )
+from llmsim.performance.masked_attention import MaskedAttention
+from llmsim.performance.paged_attention import CAPTURED_TOKENS, PagedAttention
 
 if TYPE_CHECKING:
     from llmsim.performance.residuals import Residuals
@@ -44,10 +46,20 @@ class GroupAttention:
 
     A step with chunks is priced by the measured mixed-batch kernel where there is one.  Elsewhere the work of
     all chunks is added up inside the prefill formula (one launch; the longest chunk is the critical path), and
-    decode attention is added without a launch of its own.
+    decode attention is added without a launch of its own.  ``longest`` is how many tokens a context may have, which
+    PagedAttention's speed depends on; ``shares`` the numbers of query heads that decode by reading their KV head once,
+    None for all (see `masked_attention`).
     """
 
-    def __init__(self, known: Coefficients, group: CacheGroup, tensor: int, cache_format: str) -> None:
+    def __init__(
+        self,
+        known: Coefficients,
+        group: CacheGroup,
+        tensor: int,
+        cache_format: str,
+        longest: int = CAPTURED_TOKENS,
+        shares: Sequence[int] | None = None,
+    ) -> None:
         attention = group.attention
         self.layers = group.layers
         self.latent = attention.kind == "mla"
@@ -74,6 +86,21 @@ class GroupAttention:
         self._mixed = mixed.fit if mixed else None
         if mixed:
             self._fold_mixed(mixed.fit)
+        paged = None if self.latent else known.paged()
+        self._paged: PagedAttention | None = None
+        if paged is not None:
+            self._paged = PagedAttention(
+                paged, known.chip, self.heads, self.head_dim, cache_bytes=self.number.weight_bytes, longest=longest
+            )
+            self._mixed, self._decode_t0 = None, paged.t0_us * 1e-6
+        self._masked: MaskedAttention | None = None
+        if shares is not None and not self.latent and self.heads / self.kv_heads not in shares:
+            fit = known.masked()
+            self._masked = MaskedAttention(
+                fit, known.chip, known.device.clock_hz, self.heads, self.kv_heads, self.head_dim,
+                cache_bytes=self.number.weight_bytes,
+            )  # fmt: skip
+            self._mixed, self._decode_t0 = None, fit.t0_us * 1e-6
 
     def _factors(self, residuals: Residuals | None, kernel: str) -> tuple[Factors | None, Factors | None]:
         """Return what measured kernels say beside the formulas of prefill and decode; None where they say nothing."""
@@ -92,7 +119,11 @@ class GroupAttention:
         """Price one layer's decode attention of ``batch`` sequences at mean attended length ``context``."""
         fit = self.decode_known.fit
         cache_bytes = self.number.weight_bytes
-        if isinstance(fit, LatentDecodeFit):
+        if self._paged is not None:
+            price = self._paged.price(batch, context)
+        elif self._masked is not None:
+            price = self._masked.price(batch, context)
+        elif isinstance(fit, LatentDecodeFit):
             price = latent_decode_attention(fit, self._chip, batch, context, self.heads, cache_bytes=cache_bytes)
         else:
             price = decode_attention(
@@ -229,6 +260,12 @@ class GroupAttention:
         self._decode_t0 = fit.t0_us * 1e-6
 
     def _decode_step(self, decodes: int, context_sum: float, queries: float = 1.0) -> tuple[float, float]:
+        if self._paged is not None:
+            return self._paged.seconds(decodes, context_sum) * (SKEW if decodes > 1 else 1.0), 0.0
+        if self._masked is not None:
+            skew = SKEW if decodes > 1 else 1.0
+            seconds, computing = self._masked.seconds(decodes, context_sum)
+            return seconds * skew, computing * skew
         mean = context_sum / decodes
         p = self._decode_p
         streaming = (context_sum * self._stream_s * (1 + self._item / decodes)) ** p

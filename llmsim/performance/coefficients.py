@@ -25,7 +25,9 @@ from llmsim.performance.fits import (
     ExpertsFit,
     GemmFit,
     LatentDecodeFit,
+    MaskedFit,
     MixedFit,
+    PagedFit,
     PrefillFit,
     StreamFit,
 )
@@ -47,12 +49,15 @@ UNUSABLE = 25.0
 # The lower bound of the fits of experts.
 LEAST_BANDWIDTH_SHARE = 0.2
 
-# Which tables to try, nearest first.  vidur is the vLLM of 2023.
+# Which tables to try, nearest first.  vidur is the vLLM of 2023; vllm-paged decodes by PagedAttention,
+# fastgen (DeepSpeed) by a kernel that reads as much.
 NEAREST: Mapping[str, tuple[str, ...]] = {
     "vllm": ("vllm", "trtllm", "sglang", "vidur"),
     "trtllm": ("trtllm", "vllm", "sglang", "vidur"),
     "sglang": ("sglang", "vllm", "trtllm", "vidur"),
     "vllm-2023": ("vidur", "vllm", "trtllm", "sglang"),
+    "vllm-paged": ("vllm", "trtllm", "sglang", "vidur"),
+    "fastgen": ("vllm", "trtllm", "sglang", "vidur"),
 }
 
 # What 16-bit matrix products run at on a device whose data sheet knows no bf16.
@@ -76,7 +81,7 @@ class Known(Generic[AnyFit]):
 class Coefficients:
     """All constants for one device and software stack, e.g. ``Coefficients(load_device("h100-sxm"), "vllm")``.
 
-    ``stack`` is vllm, trtllm, sglang or vllm-2023, with an optional ``@version`` that is only quoted.
+    ``stack`` is vllm, trtllm, sglang, vllm-2023, vllm-paged or fastgen, with an optional ``@version``, only quoted.
 
     ``residuals`` are tables of measured kernels that correct the formulas, if somebody sets them.
 
@@ -130,6 +135,15 @@ class Coefficients:
         form = "gqa" if grouped else "mha"
         key, plain = f"hd128_kv{cache_kernel}", "hd128_kvbfloat16"
         return self._find("attn_decode", key, DecodeFit, (plain,), suffix=f"_{form}")
+
+    def paged(self) -> PagedFit | None:
+        """Return the constants of decode kernels that read the cache for each query head, on stacks that have them."""
+        row = self._row(self._default, "attn_paged", self.stack)
+        return None if row is None else _make(PagedFit, row)
+
+    def masked(self) -> MaskedFit:
+        """Return the constants of masked multi-head attention, which TensorRT-LLM decoded by in its first year."""
+        return _make(MaskedFit, self.default("attn_masked", "any"))
 
     def mixed(self, cache_kernel: str) -> Known[MixedFit] | None:
         """Return the constants of the mixed-batch kernel, or None: only one device and stack were measured."""
@@ -242,7 +256,9 @@ class Coefficients:
         return SIBLING if self._sibling else FITTED if own_stack else OTHER_STACK
 
     def _chip(self) -> Chip:
-        peaks = dict(self.device.peak_flops)
+        device = self.device
+        sustained = 1.0 if device.sustained_clock_hz is None else device.sustained_clock_hz / device.clock_hz
+        peaks = {name: sustained * peak for name, peak in device.peak_flops.items()}
         half = next((name for name in HALF if name in peaks), None)
         if half is None:
             raise CatalogError(f"device {self.device.name}: peak_flops: none of {', '.join(HALF)}")

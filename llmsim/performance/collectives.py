@@ -18,6 +18,7 @@ from llmsim.performance.fits import CollectiveFit
 from llmsim.performance.kernels import Array, collective
 
 _MEASURED_RANKS = (2, 4, 8)
+_NCCL_ALONE = ("vllm-2023", "vllm-paged")  # stacks without a kernel of their own to sum over devices
 _NETWORKS = ("infiniband", "ethernet")
 
 
@@ -56,6 +57,7 @@ class Group:
         self.layer, self.error = FITTED, ""
         self._reduce = self._ways("all_reduce") if ranks > 1 else []
         self._gather = self._ways("all_gather") if ranks > 1 else []
+        self._scatter: list[Way] | None = None
 
     def all_reduce(self, size: Array) -> Array:
         """Return the seconds to sum ``size`` bytes over the group."""
@@ -64,6 +66,15 @@ class Group:
     def all_gather(self, size: Array) -> Array:
         """Return the seconds until every rank has the ``size`` bytes of which each held its part."""
         return self._fastest(self._gather, "all_gather", size)
+
+    def reduce_scatter(self, size: Array) -> Array:
+        """Return the seconds until every rank has its part of the sum of ``size`` bytes over the group.
+
+        By the data sheet it takes as long as an all-gather, which moves the same bytes.
+        """
+        if self._scatter is None:
+            self._scatter = self._ways("reduce_scatter") if self.ranks > 1 else []
+        return self._fastest(self._scatter, "reduce_scatter", size)
 
     def _fastest(self, ways: Sequence[Way], operation: str, size: Array) -> Array:
         if self.ranks == 1:
@@ -96,8 +107,9 @@ class Group:
             # An engine has two ways to sum: NCCL, and a kernel of its own that reads the buffers of the others
             # directly and wins while messages are small.  vLLM, TensorRT-LLM and SGLang all ship one and switch by
             # size and group; where the switch lies changes with every release, so the faster of the two is taken.
-            # vLLM's is the one measured.  The vLLM of 2023 had none.
-            libraries = ("nccl",) if self._known.stack == "vllm-2023" else ("nccl", "vllm")
+            # vLLM's is the one measured.  The vLLM of 2023 had none, nor had builds
+            # for other GPUs than Nvidia's before 0.7.
+            libraries = ("nccl",) if self._known.stack in _NCCL_ALONE else ("nccl", "vllm")
             found = [(library, self._known.collective(library, operation, self.ranks)) for library in libraries]
             ways = [Way(_scaled(known.fit, scale), library != "nccl") for library, known in found if known]
             if ways:
@@ -110,9 +122,10 @@ class Group:
         self.layer = DATA_SHEET
         switched = self._crosses or family(self._link) != "pcie"
         tables = ["switched" if switched else "pcie"]
-        gpu = self._known.device.kind == "gpu" and self._known.stack != "vllm-2023"
+        gpu = self._known.device.kind == "gpu" and self._known.stack not in _NCCL_ALONE
         if operation == "all_reduce" and gpu and switched and not self._crosses and self.ranks <= _MEASURED_RANKS[-1]:
             tables.append("custom")
+        operation = "all_gather" if operation == "reduce_scatter" else operation
         self.error = self.error or error_text(str(self._row(tables[0], operation, min(self.ranks, 8))["error"]))
         return [Way(self._sheet_fit(table, operation), table == "custom") for table in tables]
 
@@ -132,8 +145,9 @@ class Group:
         # Across nodes the link is one network card, whatever the ranks of a node could send side by side.
         # There the protocols do not blend as softly as between neighbours: never more than a send achieves.
         ceiling = float(self._known.default("send", "network")["B_of_link"]) if self._crosses else 1.0
+        torus = family(self._link) == "ici"
         return CollectiveFit(
-            at("a_us") * longer,
+            _torus_us(self.ranks, self._link) if torus else at("a_us") * longer,
             at("da_us"),
             min(at("B1_of_link"), ceiling) * bandwidth,
             min(at("B_of_link"), ceiling) * bandwidth,
@@ -143,6 +157,17 @@ class Group:
     def _row(self, table: str, operation: str, ranks: int) -> dict[str, float]:
         ranks = min((size for size in _MEASURED_RANKS if size >= ranks), default=_MEASURED_RANKS[-1])
         return dict(self._known.default("comm", f"{table}/{operation}_n{ranks}"))
+
+
+def _torus_us(ranks: int, link: Link) -> float:
+    """Return the microseconds in which the smallest message is summed over a torus of ``ranks`` chips.
+
+    Each axis is a ring that is walked both ways to its farther side, once to sum and once to spread; with a torus
+    of three axes that is ``2 x 3 x ranks^(1/3) / 2`` hops.  Each of the ring operations, of which a torus of 4 x 4 x 4
+    has six, takes 3 us to start; our estimate.
+    """
+    hops = 3.0 * float(ranks ** (1 / 3))
+    return 3.0 * log2(ranks) + hops * link.latency_s * 1e6
 
 
 def send(known: Coefficients, link: Link, size: Array) -> Array:

@@ -19,15 +19,37 @@ MOST_FREE_NUMBERS = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Unfused:
+    """What a stack does in kernels of its own that others do in one: read in its source, not fitted.
+
+    ``scores``: how often the matrix of attention's scores is written or read in a prompt; ``elements``: how many
+    hidden vectors each token of a layer has written or read beside its norms and activations (biases, residuals,
+    transpositions).  Encoders of 16 bit and less with heads of ``fused_heads`` elements have attention in one kernel.
+    """
+
+    scores: float
+    elements: float = 0.0
+    fused_heads: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StackCorrection:
     """The numbers of one stack.
 
     ``step_us``, ``layer_us`` and ``sequence_us`` are host microseconds a step, a step and layer, and a step and
     sequence; None: what the tables of the device and the stack say (`HostWork`).  The others are factors: on the
     launches of kernels, on the matrix products and element-wise kernels, on attention, on what devices say to
-    each other; on all time that compute bounds, and on all that memory bounds, of products and attention alike.
+    each other; on all time that compute bounds, experts' apart, and on all that memory bounds, of products and
+    attention alike.
+    ``experts`` is a factor on what each row costs that is routed to an expert of a mixture (not on the padding of
+    experts with few rows, nor on reading weights), ``unpacking`` one more where weights are unpacked to 16 bit.
     ``request_us`` are microseconds that a request spends with client, HTTP and front end beside its tokenizing; none
     where requests go straight into the engine.
+
+    ``unfused`` is no number but a property of the stack's kernels.  Where a stack has it, ``layer_us`` is the host's
+    time for the launches of a plain decoder layer, and layers of other kinds count by their launches.  ``shares`` is
+    another: how many query heads a KV head must have for decode attention to read it once; None: any number
+    (`llmsim.performance.masked_attention`).
     """
 
     step_us: float | None = None
@@ -40,12 +62,16 @@ class StackCorrection:
     compute: float = 1.0
     memory: float = 1.0
     request_us: float = 0.0
+    experts: float = 1.0
+    unpacking: float = 1.0
+    unfused: Unfused | None = None
+    shares: tuple[int, ...] | None = None
 
     @property
     def free_numbers(self) -> int:
         """How many of the numbers differ from what is priced without a correction."""
         plain = StackCorrection()
-        return sum(getattr(self, field.name) != getattr(plain, field.name) for field in fields(self))
+        return sum(getattr(self, name) != getattr(plain, name) for name in numbers_known())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +91,12 @@ class Stack:
 
 
 NEUTRAL = StackCorrection()
+PROPERTIES = ("unfused", "shares")  # fields that are no numbers
+
+
+def numbers_known() -> list[str]:
+    """Return the names of all numbers that a stack may have."""
+    return [field.name for field in fields(StackCorrection) if field.name not in PROPERTIES]
 
 
 def stack_names() -> list[str]:
@@ -88,6 +120,7 @@ def stack_of(name: str, overrides: Mapping[str, StackCorrection] | None = None) 
     if overrides is not None:
         like = next((one for one in chain if one in overrides), like)
         correction = overrides.get(like, correction)
+    correction = replace(correction, unfused=_unfused(chain), shares=_shares(chain))
     return Stack(
         name, str(entry["kernels"]), correction, like, bool(entry.get("numbers")), str(entry.get("source", ""))
     )
@@ -138,15 +171,40 @@ def with_numbers(correction: StackCorrection, numbers: Mapping[str, Any]) -> Sta
     Raises:
         CatalogError: there is no such number, it is not a number, or there are more than six.
     """
-    return _correction("numbers", {**_told(correction), **numbers})
+    made = _correction("numbers", {**_told(correction), **numbers})
+    return replace(made, unfused=correction.unfused, shares=correction.shares)
 
 
 def _told(correction: StackCorrection) -> dict[str, Any]:
-    return {field.name: getattr(correction, field.name) for field in fields(correction)}
+    return {name: getattr(correction, name) for name in numbers_known()}
+
+
+def _unfused(chain: list[str]) -> Unfused | None:
+    """Return what the nearest of some relatives does in kernels of its own."""
+    entries = _entries()
+    said = next((entries[name]["unfused"] for name in chain if entries[name].get("unfused")), None)
+    if said is None:
+        return None
+    where = f"{FOLDER}/stacks.yaml: {chain[0]}: unfused"
+    unknown = set(said) - {field.name for field in fields(Unfused)}
+    if unknown or "scores" not in said:
+        raise CatalogError(f"{where}: scores, elements and fused_heads (got {', '.join(said)})")
+    return Unfused(float(said["scores"]), float(said.get("elements", 0.0)), tuple(said.get("fused_heads", ())))
+
+
+def _shares(chain: list[str]) -> tuple[int, ...] | None:
+    """Return which groups of query heads the nearest of some relatives decodes by reading a KV head once."""
+    entries = _entries()
+    said = next((entries[name]["shares"] for name in chain if "shares" in entries[name]), None)
+    if said is None:
+        return None
+    if not isinstance(said, list) or not all(isinstance(size, int) and size > 0 for size in said):
+        raise CatalogError(f"{FOLDER}/stacks.yaml: {chain[0]}: shares: must be a list of whole numbers (got {said!r})")
+    return tuple(said)
 
 
 def _correction(name: str, numbers: Mapping[str, Any]) -> StackCorrection:
-    known = [field.name for field in fields(StackCorrection)]
+    known = numbers_known()
     for key, value in numbers.items():
         where = f"{FOLDER}/stacks.yaml: {name}: {key}"
         if key not in known:

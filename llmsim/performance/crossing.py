@@ -11,9 +11,10 @@ from llmsim.model.shape import Attention, CacheGroup, Layer
 from llmsim.performance import formats
 from llmsim.performance.attention import GroupAttention
 from llmsim.performance.coefficients import Coefficients
-from llmsim.performance.fits import Chip, StreamFit
+from llmsim.performance.correction import Unfused
 from llmsim.performance.kernels import Array, Price
 from llmsim.performance.kinds import Tally
+from llmsim.performance.unfused import Products, score_bytes
 
 if TYPE_CHECKING:
     from llmsim.performance.operators import Matrices, Operators
@@ -22,6 +23,24 @@ if TYPE_CHECKING:
 # How often scores are read or written where attention is not one kernel: the product writes them, scale and mask and
 # softmax each read and write, a cast or shift does too, and the product with the values reads.  Counted, not fitted.
 SCORE_PASSES = 8
+# Vectors of hidden size that a remembered token has written or read where nothing is fused: joined to the segment (2),
+# keys and values laid out for the products (4), and made anew (2).  Counted in mem_transformer.py of NVIDIA
+# DeepLearningExamples.
+MEMORY_VECTORS = 8
+
+
+class Passes:
+    """What it takes for scores to pass through memory as often as unfused kernels need, 16 bit or single precision."""
+
+    def __init__(self, known: Coefficients, matrices: Matrices, unfused: Unfused | None) -> None:
+        stream = known.stream("act")
+        self._count = SCORE_PASSES if unfused is None else unfused.scores
+        self._launch_s = stream.t0_us * 1e-6
+        self._score_s = score_bytes(matrices) / (known.chip.bandwidth * stream.e_bw)
+
+    def seconds(self, scores: float) -> float:
+        """Return the seconds of all passes of ``scores`` elements."""
+        return self._count * (self._launch_s + scores * self._score_s)
 
 
 class EncoderGroup:
@@ -122,9 +141,13 @@ class LocalAttention(GroupAttention):
     2020, appendix A: "chunked" matrix products).
     """
 
-    def __init__(self, known: Coefficients, group: CacheGroup, tensor: int, cache_format: str) -> None:
+    def __init__(
+        self, known: Coefficients, group: CacheGroup, tensor: int, cache_format: str, matrices: Matrices,
+        unfused: Unfused | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(known, group, tensor, cache_format)
-        self._stream = known.stream("act")
+        self._passes = Passes(known, matrices, unfused)
+        self._products = Products(known, matrices, self.heads, self.head_dim) if unfused is not None else None
 
     def mixed(
         self,
@@ -135,16 +158,16 @@ class LocalAttention(GroupAttention):
         queries: float = 1.0,
     ) -> tuple[float, float]:
         """Price all layers for whole texts ``chunks``: seconds, and the share of compute."""
-        seconds, share = super().mixed(chunks, decodes, context_sum, longest, queries)
         assert self.window is not None
-        scores = sum(new * (min(1.5 * self.window, new) + self.global_tokens) for new, _ in chunks)
-        passes = _passes(self._stream, self._chip, self.heads * scores) * self.layers
+        spans = [min(1.5 * self.window, new) + self.global_tokens for new, _ in chunks]
+        scores = sum(new * span for (new, _), span in zip(chunks, spans, strict=True))
+        if self._products is None:
+            seconds, share = super().mixed(chunks, decodes, context_sum, longest, queries)
+        else:
+            products = (self._products.seconds(new, span) for (new, _), span in zip(chunks, spans, strict=True))
+            seconds, share = self.layers * sum(products), 1.0
+        passes = self._passes.seconds(self.heads * scores) * self.layers
         return seconds + passes, share * seconds / (seconds + passes) if seconds else 0.0
-
-
-def _passes(stream: StreamFit, chip: Chip, scores: float) -> float:
-    """Return seconds in which ``scores`` 16-bit elements pass through memory as often as unfused kernels need."""
-    return SCORE_PASSES * (stream.t0_us * 1e-6 + 2 * scores / (chip.bandwidth * stream.e_bw))
 
 
 class RelativeAttention(GroupAttention):
@@ -157,13 +180,18 @@ class RelativeAttention(GroupAttention):
 
     def __init__(
         self, known: Coefficients, group: CacheGroup, tensor: int, cache_format: str, operators: Operators,
-        matrices: Matrices,
+        matrices: Matrices, unfused: Unfused | None = None,
     ) -> None:  # fmt: skip
         super().__init__(known, group, tensor, cache_format)
         attention: Attention = group.attention
         self._memory = attention.memory
         self._operators, self._matrices = operators, matrices
-        self._stream = known.stream("act")
+        self._passes = Passes(known, matrices, unfused)
+        self._unfused = Products(known, matrices, self.heads, self.head_dim) if unfused is not None else None
+        self._moved_s = 0.0
+        if unfused is not None:
+            rate = known.chip.bandwidth * known.stream("act").e_bw
+            self._moved_s = MEMORY_VECTORS * operators.hidden * score_bytes(matrices) / rate
         self._positions: dict[tuple[int, int], float] = {}
 
     def decode(self, batch: Array, context: Array) -> Price:
@@ -189,16 +217,20 @@ class RelativeAttention(GroupAttention):
         queries: float = 1.0,
     ) -> tuple[float, float]:
         """Price all layers for segments ``chunks`` (tokens, memory before them) beside ``decodes`` sequences."""
-        seconds, share = super().mixed(chunks, decodes, context_sum, longest, queries)
-        compute = seconds * share
+        if self._unfused is None or decodes:
+            seconds, share = super().mixed(chunks, decodes, context_sum, longest, queries)
+            compute = seconds * share
+        else:
+            seconds = compute = self.layers * sum(self._unfused.seconds(new, new + before) for new, before in chunks)
         remembered = [min(prefix, self._memory) for _, prefix in chunks]
         scores = sum(new * (new + before) for (new, _), before in zip(chunks, remembered, strict=True))
         if scores:
             # Two score products, each of which is written and read.
-            passes = _passes(self._stream, self._chip, 2 * self.heads * scores)
+            passes = self._passes.seconds(2 * self.heads * scores)
             span = max(new + before for (new, _), before in zip(chunks, remembered, strict=True))
             products = self._products(sum(remembered), span)
-            seconds += self.layers * (passes + products) + compute / 2
+            moved = self._moved_s * sum(remembered)
+            seconds += self.layers * (passes + products + moved) + compute / 2
             compute *= 1.5
         return seconds, compute / seconds if seconds else 0.0
 

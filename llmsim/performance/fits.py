@@ -90,6 +90,32 @@ class MixedFit:
 
 
 @dataclass(frozen=True, slots=True)
+class PagedFit:
+    """Constants of `llmsim.performance.paged_attention`.
+
+    ``t0_us`` launch; ``e_bw`` part of the memory's bandwidth that version 2 reaches; ``shared_kB`` shared memory of a
+    multiprocessor; ``round_us`` the time of one round of loads of a block of version 1, 0 where only version 2 is.
+    """
+
+    t0_us: float
+    e_bw: float
+    shared_kB: float  # noqa: N815  # the unit
+    round_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedFit:
+    """Constants of `llmsim.performance.masked_attention`.
+
+    ``t0_us`` launch; ``e_bw`` part of the memory's bandwidth; ``elements`` that a multiprocessor multiplies in a cycle.
+    """
+
+    t0_us: float
+    e_bw: float
+    elements: float
+
+
+@dataclass(frozen=True, slots=True)
 class LatentDecodeFit:
     """Constants of `latent_decode_attention`."""
 

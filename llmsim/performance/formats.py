@@ -13,7 +13,8 @@ _NATIVE = ("fp8", "fp8_block", "nvfp4")  # both factors of the product are in th
 class Number:
     """A weight format on one device.
 
-    ``kernel`` names the fitted kernels, ``compute`` the peak they run at; bytes are per element.
+    ``kernel`` names the fitted kernels, ``compute`` the peak they run at; bytes are per element.  ``unpacked``: the
+    weights become 16 bit before the product.
     """
 
     kernel: str
@@ -21,6 +22,7 @@ class Number:
     weight_bytes: float
     activation_bytes: float
     warning: str | None = None
+    unpacked: bool = False
 
 
 def weights(name: str, peaks: Mapping[str, float]) -> Number:
@@ -50,10 +52,12 @@ def weights(name: str, peaks: Mapping[str, float]) -> Number:
     if name in _NATIVE and peak in peaks:
         return Number(name, peak, size, size)
     if name == "mxfp4" and "nvfp4" in peaks:
-        # The same matrix units with another scale; the kernels of nvfp4 are the measured ones.
-        return Number("nvfp4", "nvfp4", size, size, "mxfp4 weights: priced as nvfp4 kernels, which were measured")
+        # Checkpoints in mxfp4 have activations of 8 or 16 bit (gpt-oss: mxfp8), and the matrix units multiply 4 by 8
+        # bit at the rate of 8 (PTX ISA, tcgen05.mma kind::mxf8f6f4); the kernels of nvfp4 are the measured ones.
+        compute = "fp8" if "fp8" in peaks else "nvfp4"
+        return Number("nvfp4", compute, size, 1.0, "mxfp4 weights: priced as nvfp4 kernels at the peak of fp8")
     said = f"{name} weights: unpacked to 16 bit before the product, the work of unpacking is not priced"
-    return Number("bfloat16", "bf16", size, 2.0, said)
+    return Number("bfloat16", "bf16", size, 2.0, said, unpacked=True)
 
 
 def cache(name: str) -> Number:

@@ -18,21 +18,20 @@ class HostWork:
     """Seconds of host work a step for a stage of ``layers`` layers.
 
     ``bounds`` says that host and device run side by side, so that a step takes the longer of the two.  What
-    ``correction`` says replaces what the tables say.
+    ``correction`` says replaces what the tables say, which are ``table_us``: microseconds a step, a layer, a sequence.
     """
 
-    def __init__(self, known: Coefficients, layers: int, *, eager: bool, correction: StackCorrection = NEUTRAL) -> None:
+    def __init__(
+        self, known: Coefficients, layers: float, *, eager: bool, correction: StackCorrection = NEUTRAL
+    ) -> None:
         old = known.stack == "vllm-2023"
         self.bounds = eager or old
         name = "vllm-2023" if old else "eager" if eager else "graph"
         row = known.own("host", name) or known.default("host", name)
+        self.table_us = (float(row["step_us"]), float(row["layer_us"]), float(row["sequence_us"]))
+        own = (correction.step_us, correction.layer_us, correction.sequence_us)
         step_us, layer_us, sequence_us = (
-            float(row[name]) if own is None else own
-            for name, own in (
-                ("step_us", correction.step_us),
-                ("layer_us", correction.layer_us),
-                ("sequence_us", correction.sequence_us),
-            )
+            told if said is None else said for told, said in zip(self.table_us, own, strict=True)
         )
         self.step_s = (step_us + layers * layer_us) * 1e-6
         self.sequence_s = sequence_us * 1e-6

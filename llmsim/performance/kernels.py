@@ -279,11 +279,13 @@ def experts(
     compute: str = "bf16",
     weight_bytes: float = 2.0,
     balanced: ArrayLike = False,
+    row_cost: float = 1.0,
 ) -> Price:
     """Price the fused mixture-of-experts kernels of one rank for ``tokens`` tokens.
 
     ``width`` is one expert's intermediate size before it is cut by ``tp``; ``number`` experts in all.  The two
-    terms behind the p-norm are the traffic of gathering and scattering routed rows.  Source: performance model 2.6.
+    terms behind the p-norm are the traffic of gathering and scattering routed rows.  Each routed row computes
+    ``row_cost`` times as long as the formula says.  Source: performance model 2.6.
     """
     tokens, tp, ep = (np.asarray(value, dtype=np.float64) for value in (tokens, tp, ep))
     local_width = width / tp
@@ -292,7 +294,7 @@ def experts(
     rows = np.minimum(tokens * per_token / ep * skew, tokens * per_token)
     in_memory = active * matrices * hidden * local_width * weight_bytes / (chip.bandwidth * fit.e_bw)
     padded = np.ceil(local_width / 128) * 128
-    work = 2 * matrices * hidden * padded * (rows + fit.mh * active) * (1 + fit.fh / local_width)
+    work = 2 * matrices * hidden * padded * (rows * row_cost + fit.mh * active) * (1 + fit.fh / local_width)
     _, (compute_s, memory_s) = p_norm(_clip(fit.p, 1, 10), work / (chip.flops[compute] * fit.e), in_memory)
     moved = fit.ca * rows * (2 * hidden + matrices * local_width) * 2
     moved = moved + fit.cT * tokens * per_token * (hidden + matrices * local_width) * 2

@@ -160,7 +160,9 @@ def stage_budgets(
     for index, (first, last) in enumerate(cut):
         page = (_bytes_per_block(model, layout, first, last, form, plan.tensor) + draft_cache_bytes) * block_size
         page, state_blocks = _with_state(page, weights.state_bytes(model, first, last, tensor=plan.tensor))
-        held = weights.stage_weight_bytes(model, first, last, tensor=plan.tensor, weight_format=weight_format)
+        held = weights.stage_weight_bytes(
+            model, first, last, tensor=plan.tensor, weight_format=weight_format, experts_over=plan.group
+        )
         held += draft_weight_bytes
         if num_gpu_blocks_override is not None:
             blocks, source = num_gpu_blocks_override, "num_gpu_blocks_override"
@@ -254,11 +256,11 @@ def _estimated(
 
 
 def _does_not_fit(model: ModelShape, plan: Plan, device: Device, budget: CacheBudget) -> str:
-    needed = budget.weight_bytes * plan.tensor
+    needed = budget.weight_bytes * plan.group
     return (
         f"{model.name} on {device.name} with Plan(tensor={plan.tensor}, pipeline={plan.pipeline}): stage "
         f"{budget.stage} leaves no room for a KV cache ({budget.source})\n"
-        f"hint: its weights take {units.format_bytes(needed)} over {plan.tensor} of {device.title} with "
+        f"hint: its weights take {units.format_bytes(needed)} over {plan.group} of {device.title} with "
         f"{units.format_bytes(device.memory_bytes)} each: a larger tensor_parallel_size or pipeline_parallel_size, "
         "fp8 or 4-bit weights, a smaller max_num_batched_tokens or max_num_seqs"
     )

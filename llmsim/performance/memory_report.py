@@ -103,7 +103,8 @@ def report(
     budget = _budget(model, plan, device, cache_options, problems)
     stage = budget.stage if budget is not None else 0
     first, last = layer_ranges(len(model.layers), plan.pipeline)[stage]
-    lines += weight_lines(model, first, last, tensor=plan.tensor, weight_format=cache_options["weight_format"])
+    form = cache_options["weight_format"]
+    lines += weight_lines(model, first, last, tensor=plan.tensor, weight_format=form, experts_over=plan.group)
     lines += _draft_lines(cache_options)
     if budget is not None:
         lines += _other_lines(model, plan, device, budget, cache_options, (first, last))
@@ -114,7 +115,7 @@ def report(
     return Memory(
         model=model.name,
         device=device.title,
-        plan=f"TP{plan.tensor}" + (f" PP{plan.pipeline}" if plan.pipeline > 1 else ""),
+        plan=plan.told,
         preset=preset,
         rule=str(cache_options["memory_rule"]),
         stage=stage,
@@ -292,7 +293,7 @@ def _fewest_tensor(
     """Return the smallest tensor-parallel size at which one sequence of ``length`` tokens fits."""
     widest = max((layer.attention.heads for layer in model.layers if layer.attention is not None), default=1)
     for tensor in range(1, widest + 1):
-        wanted = Plan(tensor, plan.pipeline)
+        wanted = Plan(tensor, plan.pipeline, plan.data, min(plan.expert, tensor * plan.data))
         try:
             check(model, wanted)
             budgets = stage_budgets(model, wanted, (), device, **options)

@@ -127,10 +127,24 @@ class Operators:
         tally.add(operator, self.gemm(matrices, tokens, self._hidden, local), count)
 
     def experts(
-        self, tally: Tally, block: FeedForward, fit: ExpertsFit, matrices: Matrices, tokens: Array, count: int
+        self,
+        tally: Tally,
+        block: FeedForward,
+        fit: ExpertsFit,
+        matrices: Matrices,
+        tokens: Array,
+        count: int,
+        *,
+        spread: tuple[int, int] | None = None,
+        row_cost: float = 1.0,
     ) -> None:
-        """Add ``count`` mixtures: router, routed experts, and the experts that every token visits."""
+        """Add the routed experts of ``count`` mixtures, for ``tokens`` of all ranks that share them.
+
+        ``spread`` is over how many devices each expert is cut, and over how many they are dealt whole; None: each is
+        cut over the ``tensor`` ranks.  ``row_cost`` is the stack's factor on a routed row.
+        """
         number = matrices.number
+        cut, dealt = spread or (self._tensor, 1)
         price = kernels.experts(
             fit,
             self._chip,
@@ -139,15 +153,20 @@ class Operators:
             block.intermediate_size,
             block.experts_per_token,
             block.experts,
-            tp=self._tensor,
+            tp=cut,
+            ep=dealt,
             matrices=block.matrices,
             compute=number.compute,
             weight_bytes=number.weight_bytes,
+            row_cost=row_cost,
         )
         if self._residuals:
-            sizes = (self._hidden, block.intermediate_size, block.experts_per_token, block.experts, self._tensor, 1)
+            sizes = (self._hidden, block.intermediate_size, block.experts_per_token, block.experts, cut, dealt)
             price = price.times(self._residuals.line("moe", (number.kernel, *sizes), (), tokens))
         tally.add("experts", price, count)
+
+    def beside_experts(self, tally: Tally, block: FeedForward, matrices: Matrices, tokens: Array, count: int) -> None:
+        """Add what ``count`` mixtures do with a rank's own ``tokens``: the router, and the experts that all visit."""
         tally.add("experts", self.gemm(self._plain, tokens, block.experts, self._hidden), count)
         if block.shared_intermediate_size:
             shared = block.shared_intermediate_size

@@ -22,13 +22,16 @@ from llmsim.performance.coefficients import LAYERS, Coefficients, Known
 from llmsim.performance.collectives import Group, send
 from llmsim.performance.correction import NEUTRAL, StackCorrection
 from llmsim.performance.crossing import CrossAttention, EncoderGroup, LocalAttention, RelativeAttention
-from llmsim.performance.fits import ExpertsFit, GemmFit
+from llmsim.performance.expert_layers import DEFAULT_EXCHANGE, ExpertLayers
+from llmsim.performance.fits import GemmFit
 from llmsim.performance.host_work import HostWork
 from llmsim.performance.kernels import Array
 from llmsim.performance.kinds import KINDS, Tally
 from llmsim.performance.operators import ACTIVATION_BYTES, Matrices, Operators, sampler
 from llmsim.performance.recurrent import LstmGroup, RecurrentGroup
 from llmsim.performance.residuals import Residuals
+from llmsim.performance.scales import attention_scales, correction_scales, scaled_attention
+from llmsim.performance.unfused import UnfusedAttention, is_unfused, moved, plain_layers
 
 __all__ = ["KINDS", "StagePrices"]
 
@@ -53,7 +56,7 @@ class StagePrices:
         stage: the layers of this stage and the links of its devices; without a ``collective`` link the one is
             taken that the device was measured with.
         device: the device of every rank.
-        stack: vllm, trtllm, sglang, or vllm-2023 (see `Coefficients`).
+        stack: vllm, trtllm, sglang, vllm-2023, vllm-paged, fastgen (see `Coefficients`).
         weight_format: instead of the model's own, and then for all big matrices.
         cache_format: of the KV cache.
         static_quant: whether activations are quantised inside the kernel before a product of low precision, as
@@ -61,6 +64,7 @@ class StagePrices:
         eager: no CUDA graphs: the host launches every kernel of every step.
         correction: the stack's own numbers, see `llmsim.performance.correction`.
         residuals: tables of measured kernels of this device and stack that correct the formulas.
+        exchange: how tokens come to the experts of other ranks (`llmsim.performance.expert_layers.EXCHANGES`).
 
     Attributes:
         kinds: what the rows of all arrays stand for.
@@ -68,6 +72,8 @@ class StagePrices:
             not look back (encoders, recurrent layers).
         prompts_apart: whether prompts pass an encoder instead of the layers, so that ``linear`` takes one token for
             each prompt of a step.
+        micro_batch: tokens of the batches into which a prompt is cut, which the stages of a pipeline pass one behind
+            the other; None: it stays whole.
         label: which layer of knowledge the prices come from, and from which measured versions.
         expected_error: held-out errors of the kernels that matter most.
         calibrated: whether measured kernels correct the formulas.
@@ -88,6 +94,7 @@ class StagePrices:
         eager: bool = False,
         correction: StackCorrection = NEUTRAL,
         residuals: Residuals | None = None,
+        exchange: str = DEFAULT_EXCHANGE,
     ) -> None:
         known = Coefficients(device, stack)
         known.residuals = residuals
@@ -103,21 +110,19 @@ class StagePrices:
         output = vocabulary_formats("bf16", weight_format or model.weight_format)[1]
         self._output = self._plain if output == "bf16" else self._matrices(output, fused=False)
         self._operators = Operators(known, model.hidden_size, plan.tensor, self._plain)
+        self.correction = correction
         layers = model.layers[stage.first_layer : stage.last_layer]
         self._count(layers)
-        self._experts: Known[ExpertsFit] | None = None
-        if any(block.experts for block in self._blocks):
-            self._experts = known.experts(self._wide.number.kernel)
         self.prompts_apart = bool(model.encoder)
+        self.micro_batch: int | None = None
         self._groups = self._layer_groups(layers, cache_format, stack=stack, weight_format=weight_format)
         self.windows = tuple(None if group.bidirectional else group.window for group in self._groups)
-        nodes = len({name.split(".")[0] for name in stage.devices}) or 1
-        self._group = Group(known, plan.tensor, stage.collective, nodes=nodes)
-        self._host_work = HostWork(known, stage.layers, eager=eager, correction=correction)
-        self.correction = correction
+        self._group, self._experts = self._groups_of_devices(exchange)
+        self.host_layers = plain_layers(layers) if correction.unfused else float(stage.layers)
+        self._host_work = HostWork(known, self.host_layers, eager=eager, correction=correction)
         self._scales = correction_scales(correction)
         self._attention_scales = attention_scales(correction)
-        self.warnings = [*self._format_warnings(), *known.warnings]
+        self.warnings = [*self._format_warnings(), *known.warnings, *(self._experts.warnings if self._experts else ())]
 
     def _count(self, layers: Sequence[Layer]) -> None:
         """Count what the layers are made of: parts of one shape cost the same, and each shape is priced once."""
@@ -131,22 +136,41 @@ class StagePrices:
         counted = (self._attentions, self._blocks, self._recurrents, self._crosses)
         self._parts_count = sum(sum(counter.values()) for counter in counted) - sum(layer.parallel for layer in layers)
 
+    def _groups_of_devices(self, exchange: str) -> tuple[Group, ExpertLayers | None]:
+        """Return the devices that share every matrix, and the experts on all devices of the stage."""
+        known, plan, stage = self._known, self._plan, self._stage
+        nodes = len({name.split(".")[0] for name in stage.devices}) or 1
+        if plan.data == 1:
+            tensor = whole = Group(known, plan.tensor, stage.collective, nodes=nodes)
+        else:
+            copy_nodes = len({name.split(".")[0] for name in stage.devices[: plan.tensor]}) or 1
+            tensor = Group(known, plan.tensor, stage.inner, nodes=copy_nodes)
+            whole = Group(known, plan.group, stage.collective, nodes=nodes)
+        if not any(block.experts for block in self._blocks):
+            return tensor, None
+        fit = known.experts(self._wide.number.kernel)
+        costs = self.correction.experts, self.correction.unpacking
+        return tensor, ExpertLayers(known, fit, plan, self._operators, self._wide, whole, exchange, *costs)
+
     def _layer_groups(
         self, layers: Sequence[Layer], cache_format: str, *, stack: str, weight_format: str | None
     ) -> list[LayerGroup]:
         """Return what prices the mixing of tokens: attention by window, recurrent layers, the encoder's pass."""
         known, tensor = self._known, self._plan.tensor
+        matrices, unfused, shares = self._attention_wide, self.correction.unfused, self.correction.shares
         groups: list[LayerGroup] = []
         for group in attention_groups([layer.attention or layer.cross for layer in layers]):
             if group.attention.memory:
-                matrices = self._attention_wide
-                groups.append(RelativeAttention(known, group, tensor, cache_format, self._operators, matrices))
+                groups.append(RelativeAttention(known, group, tensor, cache_format, self._operators, matrices, unfused))
             elif group.attention.bidirectional and group.window is not None:
-                groups.append(LocalAttention(known, group, tensor, cache_format))
+                groups.append(LocalAttention(known, group, tensor, cache_format, matrices, unfused))
             elif self._model.encoder:
                 groups.append(CrossAttention(known, group, tensor, cache_format, 2 if self._attentions else 1))
+            elif unfused is not None and is_unfused(group.attention, unfused, matrices):
+                groups.append(UnfusedAttention(known, group, tensor, cache_format, unfused, matrices, shares))
             else:
-                groups.append(GroupAttention(known, group, tensor, cache_format))
+                longest = self._model.max_model_len
+                groups.append(GroupAttention(known, group, tensor, cache_format, longest, shares))
         for block, count in self._recurrents.items():
             if isinstance(block, Lstm):
                 groups.append(LstmGroup(known, block, count, tensor, self._wide))
@@ -164,7 +188,7 @@ class StagePrices:
         stage = replace(self._stage, first_layer=0, last_layer=len(model.layers), onward=None)
         return StagePrices(
             model, self._plan, stage, self._known.device, stack=stack, weight_format=weight_format,
-            residuals=self._known.residuals,
+            residuals=self._known.residuals, correction=StackCorrection(unfused=self.correction.unfused),
         )  # fmt: skip
 
     @property
@@ -178,12 +202,23 @@ class StagePrices:
         """Price all that depends only on the (padded) ``tokens`` of a step: seconds [len(kinds), len(tokens)].
 
         Products, norms, rotary embedding, activations, experts, collectives, the embedding on the first stage,
-        and the send to the next.
+        and the send to the next.  With attention data parallelism: where every rank has as many tokens.
         """
+        tokens = np.asarray(tokens, dtype=np.float64)
+        rank = self.rank_linear(tokens)
+        return rank if self._plan.data == 1 else rank + self.shared_linear(self._plan.data * tokens)
+
+    def rank_linear(self, tokens: Array) -> Array:
+        """Price what a rank does for its own ``tokens``; without attention data parallelism that is all."""
         tokens = np.asarray(tokens, dtype=np.float64)
         tally, operators, stage = Tally(len(tokens)), self._operators, self._stage
         rotary = self._model.rotary and not self._model.position_embeddings
         operators.norms(tally, tokens, self._parts_count)
+        if self.correction.unfused is not None:
+            hidden = self.correction.unfused.elements * self._model.hidden_size / self._plan.tensor
+            # Keys and values of a second kind, for global tokens, are moved as often as the first.
+            hidden *= 2 if any(attention.global_tokens for attention in self._attentions) else 1
+            tally.add("attention", moved(self._known, hidden, tokens, self._wide), stage.layers)
         for attention, count in self._attentions.items():
             operators.attention(tally, attention, self._attention_wide, tokens, count, rotary=rotary)
         for attention, count in self._crosses.items():
@@ -201,6 +236,17 @@ class StagePrices:
             # Hidden states and residual; each rank sends its part, and the next stage gathers them.
             tally.add_communication(send(self._known, stage.onward, 2 * size / self._plan.tensor))
             tally.add_communication(self._group.all_gather(size), 2)
+        return tally.seconds * self._scales
+
+    def shared_linear(self, tokens: Array) -> Array:
+        """Price what the ranks of attention do together for ``tokens`` tokens of all of them: the routed experts."""
+        tokens = np.asarray(tokens, dtype=np.float64)
+        tally = Tally(len(tokens))
+        if self._plan.data > 1 and self._experts is not None:
+            for block, count in self._blocks.items():
+                if block.experts:
+                    self._experts.add(tally, block, tokens, count)
+                    self._experts.add_gathering(tally, block, tokens, count)
         return tally.seconds * self._scales
 
     def head(self, rows: Array) -> Array:
@@ -267,6 +313,16 @@ class StagePrices:
         return self._host_work.seconds(sequences, tokens)
 
     @property
+    def host_table_us(self) -> tuple[float, float, float]:
+        """Microseconds of the host a step, a layer and a sequence, without what a stack's own numbers say."""
+        return self._host_work.table_us
+
+    @property
+    def unpacked_experts(self) -> bool:
+        """Whether there are experts here whose weights are unpacked to 16 bit before the product."""
+        return self._experts is not None and self._experts.unpacked
+
+    @property
     def host_bound(self) -> bool:
         """Whether host work runs *beside* the device and bounds the step from below (eager stacks)."""
         return self._host_work.bounds
@@ -276,7 +332,10 @@ class StagePrices:
     def _add_block(self, tally: Tally, block: FeedForward, tokens: Array, count: int) -> None:
         operators = self._operators
         if block.experts and self._experts is not None:
-            operators.experts(tally, block, self._experts.fit, self._wide, tokens, count)
+            if self._plan.data == 1:
+                self._experts.add(tally, block, tokens, count)
+            self._experts.add_sending(tally, block, tokens, count)
+            operators.beside_experts(tally, block, self._wide, tokens, count)
         else:
             width, matrices = block.intermediate_size, block.matrices
             operators.feed_forward(tally, width, matrices, self._wide, tokens, count, "feed_forward")
@@ -297,7 +356,7 @@ class StagePrices:
         """Return the constants that carry most of the time, by name."""
         parts: list[tuple[str, Known[object]]] = [("matrix products", self._wide.known)]
         if self._experts is not None:
-            parts.append(("experts", self._experts))
+            parts.append(("experts", self._experts.fit))
         for group in self._groups[:1]:
             if isinstance(group, GroupAttention):
                 parts.append(("prefill attention", group.prefill_known))
@@ -331,31 +390,3 @@ class StagePrices:
         told = f"kernel errors (median / p90): {', '.join(said)}"
         residuals = self._known.residuals
         return f"{told}; held out of the calibration: {residuals.error}" if residuals and residuals.used else told
-
-
-def correction_scales(correction: StackCorrection) -> Array:
-    """Return the factor of each kind of work outside of attention's kernels: [len(KINDS), 1]."""
-    products = correction.products
-    factors = {
-        "launch": correction.launch,
-        "compute": products * correction.compute,
-        "memory": products * correction.memory,
-        "communication": correction.communication,
-        "host": 1.0,
-    }
-    return np.array([[factors[resource]] for resource, _ in KINDS])
-
-
-def attention_scales(correction: StackCorrection) -> Array:
-    """Return the factor of each kind of work in attention's kernels: [len(KINDS), 1]."""
-    factors = {"compute": correction.compute, "memory": correction.memory}
-    return np.array([[correction.attention * factors.get(resource, 1.0)] for resource, _ in KINDS])
-
-
-def scaled_attention(correction: StackCorrection, seconds: float, compute: float) -> tuple[float, float]:
-    """Return attention's ``seconds`` with the factors, and the share that is bound by compute."""
-    if correction.compute == correction.memory == 1.0:
-        return seconds * correction.attention, compute
-    bound = seconds * compute * correction.compute
-    total = bound + seconds * (1.0 - compute) * correction.memory
-    return total * correction.attention, bound / total if total else 0.0

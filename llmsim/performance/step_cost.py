@@ -33,11 +33,18 @@ MOST_STEPS = 1 << 62
 class Prices(Protocol):
     """The prices of one pipeline stage in seconds, by kind of work (see `StagePrices`).
 
-    ``windows`` gives, for each cache group of the stage, the window of its layers or None.
+    ``windows`` gives, for each cache group of the stage, the window of its layers or None; ``host_layers`` how many
+    layers the host counts.
     """
 
     kinds: tuple[Kind, ...]
     windows: tuple[int | None, ...]
+    host_layers: float
+
+    @property
+    def host_table_us(self) -> tuple[float, float, float]:
+        """Microseconds of the host a step, a layer and a sequence, without what a stack's own numbers say."""
+        ...
 
     @property
     def host_bound(self) -> bool:
@@ -184,7 +191,12 @@ class StepCost:
         host: whether the host's work is charged here (it is, once, on the first stage).
         host_stretch: by how much host work is slowed down by others on the same cores.
         windows: the windows of all stages, ascending; None: those of this one.
+
+    Attributes:
+        ranks: copies of attention, over which the sequences of a step are spread.  The tables are those of one rank.
     """
+
+    ranks = 1
 
     def __init__(
         self,
@@ -256,7 +268,7 @@ class StepCost:
         self, anchor_s: float, version: int, count: int, contexts: tuple[int, ...], growth: tuple[int, ...]
     ) -> Epoch:
         """Return the epoch in which ``count`` sequences decode from summed ``contexts`` that grow by ``growth``."""
-        knots, row = self._knots, count - 1
+        knots, row = self._knots, (count - 1) // self.ranks
         if len(self._tables) == 1:
             values, slopes = self._tables[0]
             return Epoch(
@@ -335,10 +347,7 @@ class StepCost:
         """
         kinds = self.prices.kinds
         decodes = columns["decodes"].astype(np.int64)
-        padded = np.minimum(columns["tokens_padded"].astype(np.int64), self.linear_kinds.shape[1] - 1)
-        sampled = np.minimum(columns["sampled_rows"].astype(np.int64), self.head_kinds.shape[1] - 1)
-        scale = columns["tokens_padded"] / np.maximum(padded, 1)
-        seconds = self.linear_kinds[:, padded] * scale + self.head_kinds[:, sampled]
+        seconds = self.outside_kinds(columns)
         mixed = columns["prefill_sequences"] > 0
         place = {kind: index for index, kind in enumerate(kinds)}
         attention = np.where(mixed, columns["attention_s"], 0.0)
@@ -347,18 +356,27 @@ class StepCost:
         seconds[place["memory", "attention"]] += attention * (1.0 - share)
         pure = np.flatnonzero(~mixed & (decodes > 0))
         if len(pure):
-            seconds[:, pure] += self._decode_kinds(columns, pure, np.minimum(decodes[pure], self._batches))
+            seconds[:, pure] += self._decode_kinds(columns, pure, decodes[pure])
         if self._stretch:
             seconds[place["host", "none"]] += np.maximum(columns["busy_s"] - seconds.sum(axis=0), 0.0)
         return np.asarray(seconds)
 
+    def outside_kinds(self, columns: dict[str, Floats]) -> Floats:
+        """Return the seconds of each kind of work outside of attention's kernels: [kinds, rows]."""
+        padded = np.minimum(columns["tokens_padded"].astype(np.int64), self.linear_kinds.shape[1] - 1)
+        sampled = np.minimum(columns["sampled_rows"].astype(np.int64), self.head_kinds.shape[1] - 1)
+        scale = columns["tokens_padded"] / np.maximum(padded, 1)
+        return np.asarray(self.linear_kinds[:, padded] * scale + self.head_kinds[:, sampled])
+
     def _decode_kinds(self, columns: dict[str, Floats], rows: NDArray[np.int64], count: NDArray[np.int64]) -> Floats:
         """Interpolate the kinds of attention at the middle of each leap: [kinds, rows]."""
+        line = np.minimum((count - 1) // self.ranks, self._batches - 1)
+        count = count if self.ranks > 1 else line + 1
         context = columns["context"][rows] / count + 0.5 * (columns["steps"][rows] - 1.0)
         total = np.zeros((len(self.prices.kinds), len(rows)))
         for table, window in zip(self.attention_kinds, self.prices.windows, strict=True):
             level = context if window is None else np.minimum(context, window)
             place = np.clip(np.searchsorted(self.knots, level, side="right") - 1, 0, len(self.knots) - 2)
             part = (level - self.knots[place]) / (self.knots[place + 1] - self.knots[place])
-            total += table[:, count - 1, place] * (1.0 - part) + table[:, count - 1, place + 1] * part
+            total += table[:, line, place] * (1.0 - part) + table[:, line, place + 1] * part
         return total

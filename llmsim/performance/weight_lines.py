@@ -19,9 +19,11 @@ class Line:
 
 
 def weight_lines(
-    model: ModelShape, first: int, last: int, *, tensor: int, weight_format: str | None = None
+    model: ModelShape, first: int, last: int, *, tensor: int, weight_format: str | None = None, experts_over: int = 0
 ) -> list[Line]:
     """Return the weights of a rank that holds the layers ``first`` to ``last`` (exclusive), by part.
+
+    Routed experts are spread over ``experts_over`` devices (0: over the ``tensor`` ranks).
 
     The values add up to `llmsim.model.weights.stage_weight_bytes`.
     """
@@ -31,7 +33,7 @@ def weight_lines(
     rank = f", over {tensor} ranks" if tensor > 1 else ""
     source = model.source or "config.json"
     lines = _mixer_lines(model, layers, tensor, own or form, rank, source)
-    lines += _block_lines(model, layers, tensor, form, rank, source)
+    lines += _block_lines(model, layers, (tensor, experts_over or tensor), form, rank, source)
     small = sum(layer.small_parameters for layer in layers) + (
         model.small_parameters if last == len(model.layers) else 0
     )
@@ -39,7 +41,9 @@ def weight_lines(
     if small:
         said = f"{small:,} elements x {wide:g} B ({model.dtype}), whole on every rank"
         lines.append(Line("weights: norms, biases", small * wide, "bytes", said, source))
-    held = weights.stage_weight_bytes(model, first, last, tensor=tensor, weight_format=weight_format)
+    held = weights.stage_weight_bytes(
+        model, first, last, tensor=tensor, weight_format=weight_format, experts_over=experts_over
+    )
     lines = [*_vocabulary_lines(model, first, last, tensor, wide, source), *lines]
     rest = held - sum(line.value for line in lines)
     if abs(rest) > 0.5:
@@ -78,13 +82,17 @@ def _attention_words(model: ModelShape, attention: Attention) -> str:
     return f"{model.hidden_size} x {attention.head_dim} x 2 x ({attention.heads} heads + {attention.kv_heads} KV heads)"
 
 
-def _block_lines(model: ModelShape, layers: list[Layer], tensor: int, form: str, rank: str, source: str) -> list[Line]:
-    """Return the lines of feed-forward blocks, experts and routers."""
+def _block_lines(
+    model: ModelShape, layers: list[Layer], over: tuple[int, int], form: str, rank: str, source: str
+) -> list[Line]:
+    """Return the lines of feed-forward blocks, experts and routers; ``over``: ranks of matrices, and of experts."""
+    tensor, experts_over = over
     size, wide = weights.format_bytes_per_element(form), weights.format_bytes_per_element(model.dtype)
     lines = []
     for block, count in Counter(layer.feed_forward for layer in layers if layer.feed_forward is not None).items():
-        elements = weights.feed_forward_elements(model.hidden_size, block, tensor)
-        said = f"{count} layers x {elements:,} elements ({_block_words(model, block)}{rank}) x {size:g} B ({form})"
+        elements = weights.feed_forward_elements(model.hidden_size, block, tensor, experts_over)
+        spread = f", experts over {experts_over} devices" if block.experts and experts_over != tensor else rank
+        said = f"{count} layers x {elements:,} elements ({_block_words(model, block)}{spread}) x {size:g} B ({form})"
         part = "experts" if block.experts else "feed-forward"
         lines.append(Line(f"weights: {part}", count * elements * size, "bytes", said, source))
         routed = weights.router_elements(model.hidden_size, block)

@@ -99,6 +99,29 @@ class Capacity:
         ]  # fmt: skip
         return pandas.DataFrame(rows)
 
+    @property
+    def objectives(self) -> list[str]:
+        """The metrics that were held against a limit."""
+        return list(dict.fromkeys(name for probe in self.probes for name in probe.values))
+
+    def reached(self, plan: PlanRow) -> dict[str, float]:
+        """Return the values of the objectives with the replicas of ``plan``: means over the replications.
+
+        Empty when no number of its replicas does, or a run was cut short.
+        """
+        at = {"engine.tensor_parallel_size": plan.tensor, "engine.pipeline_parallel_size": plan.pipeline,
+              "deployment.replicas": plan.replicas}  # fmt: skip
+        probes = [
+            probe for probe in self.probes
+            if at.items() <= probe.point.items() and probe.point.get("cluster.gpu", plan.gpu) == plan.gpu
+        ]  # fmt: skip
+        found = {}
+        for name in self.objectives:
+            values = [value for probe in probes if (value := probe.values.get(name)) is not None]
+            if values and len(values) == len(probes):
+                found[name] = sum(values) / len(values)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain JSON types."""
         told = asdict(self)
@@ -113,6 +136,8 @@ class Capacity:
         if self.answer is None:
             return f"no {self.key} that was tried meets the objectives"
         told = f"{self.answer:.4g} {self.unit}"
+        if self.answer == 1 and self.unit in ("GPUs", "replicas", "users"):
+            told = told[:-1]
         if self.best is not None:
             told = f"{self.best.name}: {told}"
         if self.outcome == "always" and self.find == "rate":

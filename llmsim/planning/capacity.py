@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmsim.checkpoints import Checkpoint
 from llmsim.errors import ScenarioError
 from llmsim.planning.answer import Capacity
 from llmsim.planning.bisection import Bisection
@@ -39,6 +41,7 @@ def capacity(
     backend: str | None = None,
     time_limit_s: float | None = None,
     confidence: float = 0.95,
+    checkpoint: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Capacity:
     """Search for the highest load under objectives, or for the smallest deployment that carries the scenario's load.
@@ -68,6 +71,7 @@ def capacity(
         backend: joblib's backend.
         time_limit_s: a run that takes longer counts as missed, and the answer says so.
         confidence: of the interval.
+        checkpoint: a file that takes each run as it ends; runs that it already has are not simulated again.
         progress: called with the runs that are done, and what the last ones were about.
 
     Raises:
@@ -88,6 +92,7 @@ def capacity(
     runner = Runner(
         told=base.to_dict(), seeds=seeds, attain=attain, steady=steady, n_jobs=n_jobs, backend=backend,
         time_limit_s=time_limit_s, progress=progress,
+        keep=Checkpoint(checkpoint, {"scenario": base.to_dict(), "attain": attain, "steady": steady}, whose="search"),
     )  # fmt: skip
     if find in ("gpus", "plan"):
         return cheapest(runner, base, resolved, find=find, price=price, most=_whole(high), notes=notes)
@@ -189,6 +194,12 @@ def _check(
         )
 
 
+_NOTHING_RANDOM = (
+    "nothing is random here, so one replication says all: no interval "
+    "(workload.trace.resample=60s makes other days like that of a trace)"
+)
+
+
 def _seeds(resolved: Resolved, replications: int | None) -> tuple[tuple[int, ...], list[str]]:
     """Return the seeds of the replications, and a note where there can be only one."""
     if replications is not None and replications < 1:
@@ -202,9 +213,9 @@ def _seeds(resolved: Resolved, replications: int | None) -> tuple[tuple[int, ...
     if replications is not None:
         raise ScenarioError(
             "capacity: replications: nothing is random here, so all would be the same\n"
-            "hint: replications=1; or give a trace jitter_s or thin, or take generated arrivals or lengths"
+            "hint: replications=1; or give a trace resample, jitter_s or thin; or generate arrivals or lengths"
         )
-    return seeds[:1], ["nothing is random here, so one replication says all: no interval"]
+    return seeds[:1], [_NOTHING_RANDOM]
 
 
 def _whole(value: float | None) -> int | None:

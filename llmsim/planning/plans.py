@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmsim.errors import InfeasibleError, LlmsimError, ScenarioError
 from llmsim.parallel import Plan, check
 from llmsim.planning.answer import Capacity, PlanRow
-from llmsim.planning.searching import Runner, fewest
+from llmsim.planning.searching import Runner, about, fewest
 
 if TYPE_CHECKING:
     from llmsim.model.shape import ModelShape
@@ -78,7 +78,7 @@ def cheapest(
         return replace(plain, binding=next((row.binding for row in rows if row.binding), None))
     return replace(
         plain, answer=best.cost, outcome="found", best=best, each=found.each, binding=found.binding,
-        waits=found.waits, notes=(*notes, *found.notes),
+        waits=found.waits, notes=tuple(dict.fromkeys((*notes, *found.notes, *about(runner.probes)))),
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ SATURATED = "saturated"
 # A cache this full has no room for the next prompt as often as not.
 FULL = 0.95
 
-_LATENCY = re.compile(r"(mean|median|p\d+(?:\.\d+)?)_(ttft|tpot|e2el|queue_time)_ms")
+_LATENCY = re.compile(r"(mean|median|p\d+(?:\.\d+)?)_(ttft|ttfn|tpot|e2el|queue_time)_ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +274,8 @@ def _latency_ms(record: Record, metric: str) -> float | None:
         return (record.finished_s - record.arrival_s) * 1e3
     if metric == "queue_time":
         return None if record.admitted_s is None else (record.admitted_s - record.arrival_s) * 1e3
+    if metric == "ttfn":
+        return None if record.nth_token_s is None else (record.nth_token_s - record.arrival_s) * 1e3
     if record.first_token_s is None:
         return None
     if metric == "ttft":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llmsim.checkpoints import Checkpoint
 from llmsim.errors import InfeasibleError
 from llmsim.planning.answer import Capacity
 from llmsim.planning.bisection import Bisection
@@ -17,7 +18,10 @@ Progress = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runner:
-    """Runs probes of one scenario, side by side, with the same seeds at every point."""
+    """Runs probes of one scenario, side by side, with the same seeds at every point.
+
+    Those that ``keep`` has are not run again.
+    """
 
     told: Mapping[str, Any]
     seeds: tuple[int, ...]
@@ -27,20 +31,41 @@ class Runner:
     backend: str | None = None
     time_limit_s: float | None = None
     progress: Progress | None = None
+    keep: Checkpoint | None = None
     probes: list[Probe] = field(default_factory=list)
 
     def __call__(self, asked: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Probe]:
         """Run each (replication, point) and return what came of them, in their order."""
-        jobs = [(self.told, dict(point), number, self.seeds[number], self.attain, self.time_limit_s, self.steady)
-                for number, point in asked]  # fmt: skip
-        if self.n_jobs == 1 and self.backend is None:
-            came = [run_probe(*job) for job in jobs]
-        else:
-            came = list(side_by_side(run_probe, jobs, n_jobs=self.n_jobs, backend=self.backend, what="capacity"))
+        known = [self._known(number, point) for number, point in asked]
+        left = iter(self._run([one for one, probe in zip(asked, known, strict=True) if probe is None]))
+        came = [next(left) if probe is None else probe for probe in known]
         self.probes.extend(came)
         if self.progress is not None and asked:
             self.progress(len(self.probes), ", ".join(f"{key} {_short(value)}" for key, value in asked[0][1].items()))
         return came
+
+    def _run(self, asked: Sequence[tuple[int, Mapping[str, Any]]]) -> Iterator[Probe]:
+        """Yield what comes of each (replication, point), and keep it."""
+        jobs = [(self.told, dict(point), number, self.seeds[number], self.attain, self.time_limit_s, self.steady)
+                for number, point in asked]  # fmt: skip
+        came: Iterator[Probe]
+        if not jobs:
+            return
+        if self.n_jobs == 1 and self.backend is None:
+            came = (run_probe(*job) for job in jobs)
+        else:
+            came = side_by_side(run_probe, jobs, n_jobs=self.n_jobs, backend=self.backend, what="capacity")
+        for probe in came:
+            if self.keep is not None:
+                self.keep.add(probe.point, probe.seed, asdict(probe))
+            yield probe
+
+    def _known(self, number: int, point: Mapping[str, Any]) -> Probe | None:
+        """Return the probe that was run before, in an earlier search too; None: it was not."""
+        told = None if self.keep is None else self.keep.find(point, self.seeds[number])
+        if told is None:
+            return None
+        return Probe(**{**told, "replication": number, "missed": tuple(told["missed"]), "notes": tuple(told["notes"])})
 
 
 def _short(value: Any) -> str:

@@ -149,6 +149,47 @@ class Series:
         return max(long, 2 * long - short)
 
 
+def rate(
+    moments: Floats, amounts: Floats, start: float, end: float, *, value: float, confidence: float = 0.95
+) -> Estimate:
+    """Return a throughput with the interval of its long-run rate, from batch means over time.
+
+    What came between ``start`` and ``end`` is counted in equal cells of time; the variance of the total follows from
+    overlapping batches of a tenth of that time, as for a series.  The interval is Student's, around the rate between
+    the two moments, and not around the ``value``, which may count a beginning and a drain.
+
+    Args:
+        moments: [n], when something was done; in any order.
+        amounts: [n], how much.
+        start: what was done before is not looked at.
+        end: nor what was done after.
+        value: the figure of the run.
+        confidence: of the interval.
+    """
+    place = np.argsort(moments, kind="stable")
+    moments, amounts = moments[place], amounts[place]
+    first, last = np.searchsorted(moments, (start, end), side="right")
+    count = int(last - first)
+    if count < FEWEST or not end > start:
+        return Estimate(value, None, None, reason=f"fewer than {FEWEST} of them before the run drains")
+    cells = min(MOST_CELLS, count // FEWEST * FEWEST)
+    sums = np.concatenate(([0.0], np.cumsum(amounts[first:last])))
+    edges = np.linspace(start, end, cells + 1)
+    totals = sums[np.searchsorted(moments[first:last], edges, side="right")]
+    totals[-1] = total = float(sums[-1])
+    if total <= 0:
+        return Estimate(value, None, None, reason="there was none")
+    length = cells // BATCHES
+    deviations = totals - total * np.arange(cells + 1) / cells
+    long, short = _overlapping(deviations, length), _overlapping(deviations, length // 2)
+    variance = max(long, 2 * long - short)
+    effective = total**2 / variance if variance > 0 else float(count)
+    if effective < ENOUGH_FOR_A_MEAN:
+        return Estimate(value, None, None, effective, _worth(effective, ENOUGH_FOR_A_MEAN))
+    error = student_t(DEGREES, confidence=confidence) * sqrt(variance)
+    return Estimate(value, max(0.0, total - error) / (end - start), (total + error) / (end - start), effective)
+
+
 def _overlapping(totals: Floats, length: int) -> float:
     """Return the variance of the last of the running ``totals`` [cells + 1], by all batches of ``length`` cells."""
     sums = totals[length:] - totals[:-length]

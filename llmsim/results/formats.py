@@ -56,6 +56,7 @@ def summary(outcome: Outcome, *, created: str | None = None) -> dict[str, Any]:
         "cycles_per_token": outcome.cycles_per_token(),
         "goodput": dict(outcome.goodput) if outcome.goodput is not None else None,
         "slo": outcome.slo_results(),
+        **({"first_tokens": outcome.first_tokens} if outcome.first_tokens is not None else {}),
         **({"joined": measure(outcome.joined, percentiles=outcome.percentiles)} if outcome.joined else {}),
         **({"speculative_decoding": outcome.speculation} if outcome.speculation else {}),
     }

@@ -16,9 +16,9 @@ from llmsim.results.steps import StepLog
 
 Metrics = dict[str, float | int | None]
 
-LATENCIES = ("ttft", "tpot", "itl", "e2el", "queue_time")
+LATENCIES = ("ttft", "ttfn", "tpot", "itl", "e2el", "queue_time")
 DEFAULT_PERCENTILES: tuple[float, ...] = (50, 90, 95, 99)
-GOODPUT_METRICS = ("ttft", "tpot", "e2el")
+GOODPUT_METRICS = ("ttft", "ttfn", "tpot", "e2el")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Timings:
     arrival_s: Floats
     admitted_s: Floats
     first_token_s: Floats
+    nth_token_s: Floats
     finished_s: Floats
     prompt_tokens: Integers
     output_tokens: Integers
@@ -36,6 +37,11 @@ class Timings:
     def ttft(self) -> Floats:
         """Time to first token: from arrival to first token, in seconds."""
         return self.first_token_s - self.arrival_s
+
+    @property
+    def ttfn(self) -> Floats:
+        """Time to the first N tokens: from arrival to token N, or to the last one of fewer, in seconds."""
+        return self.nth_token_s - self.arrival_s
 
     @property
     def tpot(self) -> Floats:
@@ -62,6 +68,7 @@ def timings(records: Sequence[Record]) -> Timings:
         arrival_s=np.array([record.arrival_s for record in finished], dtype=np.float64),
         admitted_s=np.array([record.admitted_s for record in finished], dtype=np.float64),
         first_token_s=np.array([record.first_token_s for record in finished], dtype=np.float64),
+        nth_token_s=np.array([record.nth_token_s for record in finished], dtype=np.float64),
         finished_s=np.array([record.finished_s for record in finished], dtype=np.float64),
         prompt_tokens=np.array([record.prompt_tokens for record in finished], dtype=np.int64),
         output_tokens=np.array([record.output_tokens for record in finished], dtype=np.int64),
@@ -92,6 +99,7 @@ def measure(
     percentiles: Sequence[float] = DEFAULT_PERCENTILES,
     goodput: Mapping[str, float] | None = None,
     since_s: float = -math.inf,
+    first_tokens: bool = False,
 ) -> Metrics:
     """Return all metrics under the flat keys of vLLM's result file, latencies in milliseconds.
 
@@ -101,6 +109,7 @@ def measure(
         percentiles: percentages, 0..100.
         goodput: the most milliseconds that a good request may take, by metric (`GOODPUT_METRICS`).
         since_s: inter-token gaps of batches that began before this moment are left out: the warm-up.
+        first_tokens: whether there is a time to the first N tokens, ``ttfn``.
 
     Raises:
         ValueError: a goodput metric or a percentage that does not exist.
@@ -112,6 +121,7 @@ def measure(
     metrics["max_output_tokens_per_s"], metrics["max_concurrent_requests"] = _peaks(measured, steps)
     samples: dict[str, tuple[Floats, Integers | None]] = {
         "ttft": (_present(measured.ttft), None),
+        **({"ttfn": (_present(measured.ttfn), None)} if first_tokens else {}),
         "tpot": (_present(measured.tpot), None),
         "itl": pooled([log.client_gaps(since_s) for log in steps]),
         "e2el": (measured.e2el, None),

@@ -17,6 +17,7 @@ from llmsim.results.setup import Setup
 from llmsim.results.speculation import figures
 from llmsim.results.steadiness import Steadiness, steadiness, warm_up
 from llmsim.results.steps import StepLog
+from llmsim.results.throughputs import THROUGHPUTS, throughput_intervals
 
 STATUSES = ("finished", "rejected", "cancelled", "failed")
 
@@ -40,6 +41,7 @@ class Outcome:
         percentiles: the percentages that `metrics` has.
         goodput: the most milliseconds of a good request, by metric, or None.
         slo: targets, by the key of a metric, or None.
+        first_tokens: the N of the time to the first N tokens, or None.
         warmup_requests: how many requests, in the order of arrival, the metrics leave out; None: as many as
             `warm_up` finds.
         warmup_s: requests that arrive within this many seconds of the first one are left out too.
@@ -62,6 +64,7 @@ class Outcome:
     percentiles: Sequence[float] = DEFAULT_PERCENTILES
     goodput: Mapping[str, float] | None = None
     slo: Mapping[str, float] | None = None
+    first_tokens: int | None = None
     warmup_requests: int | None = 0
     warmup_s: float = 0.0
     pieces: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
@@ -80,10 +83,17 @@ class Outcome:
 
     def measure(self, percentiles: Sequence[float]) -> Metrics:
         """Return the metrics with other ``percentiles`` (0..100) than those of the run."""
-        records, since = self._measured()
-        return measure(records, self.steps, percentiles=percentiles, goodput=self.goodput, since_s=since)
+        records, since = self.measured()
+        return measure(
+            records,
+            self.steps,
+            percentiles=percentiles,
+            goodput=self.goodput,
+            since_s=since,
+            first_tokens=self.first_tokens is not None,
+        )
 
-    def _measured(self) -> tuple[list[Record], float]:
+    def measured(self) -> tuple[list[Record], float]:
         """Return the records that are measured, and the moment from which gaps between tokens are."""
         if self.warmup_requests == 0 and not self.warmup_s:
             return self.records, -math.inf
@@ -111,22 +121,24 @@ class Outcome:
     def steadiness(self) -> Steadiness:
         """Whether the backlog stopped growing (`llmsim.results.steadiness`), computed once."""
         if self._steadiness is None:
-            self._steadiness = steadiness(self.records, self._measured()[0])
+            self._steadiness = steadiness(self.records, self.measured()[0])
         return self._steadiness
 
     def intervals(self, percentiles: Sequence[float] | None = None) -> dict[str, Estimate]:
-        """Return the 95 % intervals of means, medians and percentiles (0..100) of the latencies, in milliseconds.
+        """Return the 95 % intervals of means, medians and percentiles (0..100) of latencies, and of throughputs.
 
-        By the keys of `metrics`.  An estimate without an interval has a ``reason``; of a run that never settled,
-        none has an interval.  Computed once.
+        By the keys of `metrics`, latencies in milliseconds.  An estimate without an interval has a ``reason``; of a
+        run that never settled none has an interval, but for the throughputs of one that is saturated.  Computed once.
         """
         wanted = tuple(self.percentiles if percentiles is None else percentiles)
         if wanted not in self._intervals:
-            records, since = self._measured()
+            records, since = self.measured()
             found = confidence_intervals(records, self.steps, wanted, since_s=since)
+            found |= throughput_intervals(self.records, self.metrics, goodput=self.goodput, since_s=since)
             if self.steadiness.settled is False:
+                served = set(THROUGHPUTS[:-1]) if self.steadiness.saturated else set()
                 why = f"{'saturated' if self.steadiness.saturated else 'not settled'}: not estimable"
-                found = {key: withheld(estimate, why) for key, estimate in found.items()}
+                found = {key: one if key in served else withheld(one, why) for key, one in found.items()}
             self._intervals[wanted] = found
         return self._intervals[wanted]
 
@@ -198,10 +210,15 @@ class Outcome:
             said = f"{completed:,.0f} finished requests are few for {names}"
             told.append(f"{said}: one slow request more or less moves it")
         if self.steadiness.settled is False:
-            verdict = "saturated" if self.steadiness.saturated else "not settled"
-            reason = self.steadiness.reason
-            told.append(f"{verdict}, so latencies are those of this run, not of a steady state: {reason}")
+            told.append(self._unsettled())
         return told + self._warmup_notes()
+
+    def _unsettled(self) -> str:
+        """Say why latencies have no interval, and what would give them one."""
+        reason = self.steadiness.reason
+        if self.steadiness.saturated:
+            return f"saturated: {reason}; latencies grow with the length of the run and have no interval"
+        return f"not settled: {reason}; latencies have no interval yet, more requests (num_prompts) may give one"
 
     def _warmup_notes(self) -> list[str]:
         if self.warmup_requests is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmsim.errors import InputError
+from llmsim.results.estimates import Estimate
 from llmsim.results.style import png
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: 4px 9px; border-bottom: 1px solid #e4e4e4; text-align: right; white-space: nowrap; }
 th { color: #555; font-weight: 600; }
 td.words, th.words { text-align: left; white-space: normal; }
+span.range { display: block; color: #555; font-size: 12px; }
 .good { color: #006b4e; font-weight: 600; }
 .bad { color: #a84300; font-weight: 600; }
 li.warning { margin: 4px 0; }
@@ -85,7 +87,17 @@ def table(rows: Sequence[Mapping[str, Any]], *, words: Sequence[str] = ()) -> st
 def _cell(value: Any, style: str) -> str:
     if isinstance(value, bool):
         return f'<td class="{"good" if value else "bad"}">{"met" if value else "missed"}</td>'
+    if isinstance(value, Estimate):
+        return f"<td{style}>{with_range(value)}</td>"
     return f"<td{style}>{escape(number(value))}</td>"
+
+
+def with_range(estimate: Estimate) -> str:
+    """Return a figure with its interval below it, or that it has none, as HTML."""
+    there = estimate.low is not None and estimate.high is not None
+    ends = f"{number(estimate.low)} to {number(estimate.high)}" if there else "no interval"
+    why = "" if there else f' title="{escape(estimate.reason or "")}"'
+    return f'{escape(number(estimate.value))}<span class="range"{why}>{escape(ends)}</span>'
 
 
 def number(value: Any) -> str:

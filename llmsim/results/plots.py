@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmsim.results import occupancy
+from llmsim.results.estimates import Estimate
 from llmsim.results.lifelines import life_lines
 from llmsim.results.metrics import pooled, timings
 from llmsim.results.odometer import WAITING, Floats
@@ -27,7 +28,7 @@ from llmsim.results.style import (
     short,
     write,
 )
-from llmsim.results.text import TITLES
+from llmsim.results.text import titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +47,7 @@ MOST_POINTS = 2000  # of a distribution's curve; more than a plot has pixels
 MOST_BINS = 1200  # of a curve over time
 MOST_BARS = 16  # replicas that get a bar of their own
 LEAST_BAR = 0.003  # of the longest one: shorter ones cannot be seen
+BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}  # of labels that lines run behind
 MARKED = ((50, "o"), (90, "s"), (99, "D"))  # percentiles that a distribution's curve shows, and their markers
 
 
@@ -71,23 +73,34 @@ def save_plots(
 
 
 def latency_cdfs(outcome: Outcome) -> "Figure | None":
-    """Return the cumulative distributions of TTFT, TPOT, ITL and E2E latency, with marked percentiles."""
-    measured = timings(outcome.records)
+    """Return the cumulative distributions of TTFT, TPOT, ITL and E2E latency (and TTFN), with marked percentiles.
+
+    Bars through the marks are 95 % intervals; a mark without one is hollow.
+    """
+    records, since = outcome.measured()
+    measured = timings(records)
     samples: list[tuple[str, Floats, Integers | None]] = [
         ("ttft", measured.ttft, None),
+        *([("ttfn", measured.ttfn, None)] if outcome.first_tokens is not None else []),
         ("tpot", measured.tpot, None),
-        ("itl", *pooled([log.client_gaps() for log in outcome.steps])),
+        ("itl", *pooled([log.client_gaps(since) for log in outcome.steps])),
         ("e2el", measured.e2el, None),
     ]
     if len(measured.e2el) == 0:
         return None
-    picture = figure(10, 7)
-    for axes, (name, values, weights) in zip(picture.subplots(2, 2).ravel(), samples, strict=True):
-        short, title = TITLES[name]
+    rows = (len(samples) + 1) // 2
+    picture = figure(10, 3.5 * rows)
+    places = picture.subplots(rows, 2).ravel()
+    for axes in places[len(samples) :]:
+        axes.set_visible(False)
+    known = outcome.intervals([percent for percent, _ in MARKED])
+    for axes, (name, values, weights) in zip(places, samples, strict=False):
+        short, title = titles(outcome)[name]
         curves = [(short, BLUE, values, weights)]
         if name == "ttft":
             curves.append(("of which queue time", ORANGE, measured.queue_time, None))
-        _cdf(axes, curves, _limits(outcome, name))
+        marks = [known.get(f"p{percent}_{name}_ms") for percent, _ in MARKED]
+        _cdf(axes, curves, _limits(outcome, name), marks)
         axes.set_title(title, fontsize=11, loc="left")
         axes.set_xlabel(f"{short} (ms)")
         axes.set_ylabel("fraction of gaps" if name == "itl" else "fraction of requests")
@@ -198,9 +211,10 @@ def _limits(outcome: Outcome, metric: str) -> list[tuple[float, float]]:
 def _cdf(
     axes: "Axes",
     curves: Sequence[tuple[str, str, Floats, Integers | None]],
-    limits: Sequence[tuple[float, float]] = (),
+    limits: Sequence[tuple[float, float]],
+    marks: Sequence[Estimate | None],
 ) -> None:
-    """Draw one or more cumulative distributions of values in seconds, in milliseconds, and the limits of an SLO."""
+    """Draw cumulative distributions of values in seconds, in milliseconds, marks of the first, and limits of an SLO."""
     drawn = []
     for name, colour, values, weights in curves:
         present = ~np.isnan(values)
@@ -212,12 +226,7 @@ def _cdf(
         drawn.append(curve)
         axes.plot(curve, fractions, color=colour, label=name, linewidth=1.6, zorder=4 - len(drawn))
         if len(drawn) == 1:
-            marks = percentiles(values, [percent for percent, _ in MARKED], weights)
-            for (percent, marker), value in zip(MARKED, marks, strict=True):
-                axes.plot([value], [percent / 100], marker, color=colour, markersize=5.5, zorder=4)
-                # Below and to the right of a point of a rising curve there is no curve.
-                text = f"p{percent}  {short(value)} ms"
-                axes.annotate(text, (value, percent / 100), (8, -10), textcoords="offset points", fontsize=9)
+            _mark(axes, percentiles(values, [percent for percent, _ in MARKED], weights), marks, colour)
     dress(axes)
     if not drawn:
         axes.text(0.5, 0.5, "nothing to measure", ha="center", va="center", transform=axes.transAxes)
@@ -244,6 +253,21 @@ def _cdf(
         axes.set_xlim(least - 0.03 * (greatest - least), greatest + 0.35 * (greatest - least) + 1e-9)
     if len(drawn) > 1:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=9)
+
+
+def _mark(axes: "Axes", values: Sequence[float], estimates: Sequence[Estimate | None], colour: str) -> None:
+    """Mark the percentiles of a distribution, with bars for their intervals."""
+    for (percent, marker), value, estimate in zip(MARKED, values, estimates, strict=True):
+        height = percent / 100
+        face = "white"
+        if estimate is not None and estimate.low is not None and estimate.high is not None:
+            face = colour
+            ends = [estimate.low, estimate.high]
+            axes.plot(ends, [height, height], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt", zorder=2)
+        axes.plot([value], [height], marker, color=colour, markerfacecolor=face, markersize=5.5, zorder=5)
+        # Below and to the right of a point of a rising curve there is no curve.
+        text = f"p{percent}  {short(value)} ms"
+        axes.annotate(text, (value, height), (8, -10), textcoords="offset points", fontsize=9, bbox=BEHIND)
 
 
 def _over_time(axes: "Axes", curves: Sequence[tuple[str, str, occupancy.Curve]]) -> None:

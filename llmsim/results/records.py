@@ -11,7 +11,8 @@ class Record:
     """The life of one request.  Times in seconds from the start of the simulation; None: it never came to that.
 
     ``first_token_s`` and ``finished_s`` are the moments at which the client gets the first and the last
-    token.  ``bill`` is the time that the request spent in each kind of work (see `llmsim.results.odometer`),
+    token; ``nth_token_s`` that at which it has the first N of them, where a run asks for that, or all if there are
+    fewer.  ``bill`` is the time that the request spent in each kind of work (see `llmsim.results.odometer`),
     in seconds, in the order of the run's ``bill_kinds``.  ``turn`` counts the turns of a session from 0.
     """
 
@@ -33,3 +34,4 @@ class Record:
     tenant: str | None = None
     bill: tuple[float, ...] | None = None
     turn: int | None = None
+    nth_token_s: float | None = None

@@ -11,7 +11,7 @@ from llmsim.results.records import Record
 
 CAPTIONS = {
     "latency_cdf": "What share of the requests (or gaps between tokens) took at most so long. Crosses are objectives: "
-    "the curve should pass to their left.",
+    "the curve should pass to their left. Bars are 95 % intervals of the percentiles marked; a hollow mark has none.",
     "queue_and_cache": "Requests running and waiting, and the KV cache in use. The line is the mean of a bin, the band "
     "its least and greatest value.",
     "batch_size": "Above: sequences that decode in a step. Below: the tokens of each batch that computes prompts.",
@@ -42,14 +42,18 @@ def report(outcome: Outcome) -> str:
             "What to know before trusting this",
             page.warnings([*_stopped(outcome), *outcome.warnings, *outcome.notes()]),
         ),
-        page.section("Latency", page.table(_latencies(outcome), words=["latency"])),
+        page.section(
+            "Latency",
+            "<p>Below each figure its 95 % interval: that of a run without end.</p>" if outcome.intervals() else "",
+            page.table(_latencies(outcome), words=["latency"]),
+        ),
         page.section(
             "Pictures", *(page.image(figure, CAPTIONS[name]) for name, figure in pictures if figure is not None)
         ),
         page.section("Slowest first tokens", page.table(_rows(outcome, "ttft"), words=["request", "session"])),
         page.section("Slowest to the end", page.table(_rows(outcome, "e2el"), words=["request", "session"])),
         page.section("Where the time went", page.text(text.where_the_time_went(outcome))),
-        page.section("All figures", page.text(text.block(outcome, outcome.percentiles, list(text.TITLES)[:4]))),
+        page.section("All figures", page.text(text.block(outcome, outcome.percentiles, [*text.titles(outcome)][:-1]))),
         page.section("Scenario", *_scenario(outcome)),
     ]
     return page.page(title, [line.strip() for line in setup.lines(seed=outcome.seed)], sections)
@@ -59,15 +63,24 @@ def _tiles(outcome: Outcome) -> dict[str, str]:
     metrics, resources = outcome.metrics, outcome.resources
     facts = {
         "of the requests finished": f"{outcome.counts['finished']:,} of {outcome.counts['requests']:,}",
-        "p99 time to first token": _milliseconds(outcome, "p99_ttft_ms"),
-        "p99 time per output token": _milliseconds(outcome, "p99_tpot_ms"),
-        "output tokens a second": page.number(metrics["output_throughput"]),
-        "requests a second": page.number(metrics["request_throughput"]),
+        f"p99 time to first token{_range(outcome, 'p99_ttft_ms')}": _milliseconds(outcome, "p99_ttft_ms"),
+        f"p99 time per output token{_range(outcome, 'p99_tpot_ms')}": _milliseconds(outcome, "p99_tpot_ms"),
+        f"output tokens a second{_range(outcome, 'output_throughput')}": page.number(metrics["output_throughput"]),
+        f"requests a second{_range(outcome, 'request_throughput')}": page.number(metrics["request_throughput"]),
     }
     for name, key in (("devices busy", "gpu_busy"), ("of the KV cache in use, at most", "kv_usage_peak")):
         share = resources[key]
         facts |= {name: f"{share:.0%}"} if share is not None else {}
     return facts
+
+
+def _range(outcome: Outcome, key: str) -> str:
+    """Return the 95 % interval of a figure in brackets, or that it has none."""
+    estimate = (outcome.intervals() | outcome.intervals([99.0])).get(key)
+    if estimate is None:
+        return ""
+    there = estimate.low is not None and estimate.high is not None
+    return f" ({page.number(estimate.low)} to {page.number(estimate.high)})" if there else " (no interval)"
 
 
 def _milliseconds(outcome: Outcome, key: str) -> str:
@@ -77,8 +90,14 @@ def _milliseconds(outcome: Outcome, key: str) -> str:
 
 
 def _objectives(outcome: Outcome) -> list[dict[str, Any]]:
+    known = outcome.intervals()
     return [
-        {"objective": name, "target": float(one["target"] or 0), "value": one["value"], "": bool(one["pass"])}
+        {
+            "objective": name,
+            "target": float(one["target"] or 0),
+            "value": known.get(name, one["value"]),
+            "": bool(one["pass"]),
+        }
         for name, one in outcome.slo_results().items()
     ]
 
@@ -91,10 +110,11 @@ def _stopped(outcome: Outcome) -> list[str]:
 
 def _latencies(outcome: Outcome) -> list[dict[str, Any]]:
     statistics = ["mean", *(f"p{label(percent)}" for percent in outcome.percentiles)]
+    values = outcome.metrics | outcome.intervals()
     return [
         {"latency": f"{short}: {title}" if short.isupper() else title}
-        | {f"{each} (ms)": outcome.metrics[f"{each}_{name}_ms"] for each in statistics}
-        for name, (short, title) in text.TITLES.items()
+        | {f"{each} (ms)": values[f"{each}_{name}_ms"] for each in statistics}
+        for name, (short, title) in text.titles(outcome).items()
     ]
 
 

@@ -34,7 +34,7 @@ class Run(Outcome):
     @property
     def requests(self) -> "pandas.DataFrame":
         """One row for each request, with the columns of requests.csv."""
-        return tables.requests_frame(self.records, self.goodput)
+        return tables.requests_frame(self.records, self.goodput, first_tokens=self.first_tokens is not None)
 
     @property
     def steps_table(self) -> "pandas.DataFrame":
@@ -44,13 +44,17 @@ class Run(Outcome):
     def summary(
         self,
         percentiles: Sequence[float] = DEFAULT_PERCENTILES,
-        metrics: Sequence[str] = ("ttft", "tpot", "itl", "e2el"),
+        metrics: Sequence[str] | None = None,
     ) -> str:
         """Return the result block of `vllm bench serve`, with the ``percentiles`` (0..100) of the ``metrics``.
+
+        Without ``metrics`` these are ttft, tpot, itl and e2el, and ttfn where the scenario has ``first_tokens``.
 
         Raises:
             ValueError: there is no such metric or percentile.
         """
+        if metrics is None:
+            metrics = [name for name in text.titles(self) if name != "queue_time"]
         return text.block(self, percentiles, metrics)
 
     def where_the_time_went(self) -> str:
@@ -120,7 +124,7 @@ class Run(Outcome):
             formats: names of `llmsim.results.formats.FORMATS`: "llmsim" (summary.json), "vllm-bench".
             requests: whether to write requests.csv.
             steps: whether to write steps.csv.
-            plots: whether to draw plots/*.png.
+            plots: whether to draw plots, as PNG files in ``plots/``.
             timeline_seconds: how much of the simulated time timeline.json.gz shows (inf: all); None: no such file.
             report: whether to write report.html.
             created: the moment of writing in ISO form, for the summary.
@@ -136,7 +140,9 @@ class Run(Outcome):
             if self.resolved_yaml is not None:
                 contents["scenario.resolved.yaml"] = [self.resolved_yaml]
             if requests:
-                contents["requests.csv"] = tables.requests_csv(self.records, self.goodput)
+                contents["requests.csv"] = tables.requests_csv(
+                    self.records, self.goodput, first_tokens=self.first_tokens is not None
+                )
             if steps:
                 contents["steps.csv"] = tables.steps_csv(self.steps)
             for name, lines in contents.items():

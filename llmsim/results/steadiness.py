@@ -49,13 +49,13 @@ def steadiness(records: Sequence[Record], measured: Sequence[Record]) -> Steadin
         return Steadiness(True, False, None)
     second, last = _quarters(found)
     before, after = np.median(second), np.median(last)
-    rise = f"the backlog rose from {before:,.0f} in the second quarter of arrivals to {after:,.0f} in the last"
+    rise = f"{before:,.0f} requests in the system in the second quarter of the arrivals, {after:,.0f} in the last"
     if arrivals[-1] == arrivals[0]:
         return Steadiness(False, True, f"all {count:,} requests came at once")
     queued = np.median(_quarters(waiting)[1]) - np.median(_quarters(waiting)[0])
     if queued < 0.5 * (after - before):
-        return Steadiness(False, False, f"{rise}, with hardly any of them waiting: the batches were still filling")
-    return Steadiness(False, True, f"{rise}: they come faster than they are served")
+        return Steadiness(False, False, f"{rise}, hardly any of them waiting, so the batches were still filling")
+    return Steadiness(False, True, f"requests come faster than they are served ({rise})")
 
 
 def grows(found: Floats) -> bool:

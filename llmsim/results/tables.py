@@ -40,6 +40,7 @@ REQUEST_COLUMNS = (
     "good",
     "reason",
 )
+FIRST_TOKENS = "ttfn_ms"
 STEP_COLUMNS = (
     "replica",
     "step",
@@ -54,13 +55,16 @@ STEP_COLUMNS = (
 )
 
 
-def requests_csv(records: Sequence[Record], goodput: Mapping[str, float] | None = None) -> Iterator[str]:
+def requests_csv(
+    records: Sequence[Record], goodput: Mapping[str, float] | None = None, *, first_tokens: bool = False
+) -> Iterator[str]:
     """Yield the lines of requests.csv, with their newlines, the header first, in the order of ``records``.
 
     An empty field means "never came to that" or "was not asked".  Latencies over a whole answer (tpot, e2el) are
     those of finished requests only; ``good`` is empty without ``goodput`` (most milliseconds, by metric).
+    With ``first_tokens`` there is one more column at the end, `FIRST_TOKENS`.
     """
-    yield ",".join(REQUEST_COLUMNS) + "\n"
+    yield ",".join((*REQUEST_COLUMNS, *((FIRST_TOKENS,) if first_tokens else ()))) + "\n"
     verdicts = _verdicts(records, goodput)
     for record, verdict in zip(records, verdicts, strict=True):
         arrival, admitted, first, end = (
@@ -79,7 +83,8 @@ def requests_csv(records: Sequence[Record], goodput: Mapping[str, float] | None 
             f"{_milliseconds(arrival, first)},"
             f"{_milliseconds(first, end, output - 1) if finished and output > 1 else ''},"
             f"{_milliseconds(arrival, end) if finished else ''},{record.priority},{_quoted(record.session_id)},"
-            f"{'' if record.turn is None else record.turn},{record.status},{verdict},{_quoted(record.reason)}\n"
+            f"{'' if record.turn is None else record.turn},{record.status},{verdict},{_quoted(record.reason)}"
+            f"{',' + _milliseconds(arrival, record.nth_token_s) if first_tokens else ''}\n"
         )
 
 
@@ -100,7 +105,9 @@ def steps_csv(logs: Sequence[StepLog]) -> Iterator[str]:
             yield f"{replica},%d,%.9f,%.6f,%d,%d,%d,%d,%d,%d\n" % row
 
 
-def requests_frame(records: Sequence[Record], goodput: Mapping[str, float] | None = None) -> "pandas.DataFrame":
+def requests_frame(
+    records: Sequence[Record], goodput: Mapping[str, float] | None = None, *, first_tokens: bool = False
+) -> "pandas.DataFrame":
     """Return the columns of requests.csv as a DataFrame, with exact values; missing ones are NaN, NA or None."""
     import pandas
 
@@ -133,7 +140,10 @@ def requests_frame(records: Sequence[Record], goodput: Mapping[str, float] | Non
         "good": pandas.array(verdicts, dtype="boolean"),
         "reason": [record.reason for record in records],
     }
-    return pandas.DataFrame(columns, columns=list(REQUEST_COLUMNS))
+    if first_tokens:
+        moments = np.array([record.nth_token_s for record in records], dtype=np.float64)
+        columns[FIRST_TOKENS] = (moments - arrival) * 1e3
+    return pandas.DataFrame(columns)
 
 
 def steps_frame(logs: Sequence[StepLog]) -> "pandas.DataFrame":

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from llmsim.results.metrics import LATENCIES, Metrics, measure
+from llmsim.results.metrics import Metrics, measure
 from llmsim.results.outcome import Outcome
 from llmsim.results.percentiles import label
 
 WIDTH = 50
 TITLES = {
     "ttft": ("TTFT", "Time to First Token"),
+    "ttfn": ("TTFN", "Time to First N Tokens"),
     "tpot": ("TPOT", "Time per Output Token (excl. 1st token)"),
     "itl": ("ITL", "Inter-token Latency"),
     "e2el": ("E2EL", "End-to-end Latency"),
@@ -24,6 +25,16 @@ BOTTLENECKS = {
 }
 
 
+def titles(outcome: Outcome) -> dict[str, tuple[str, str]]:
+    """Return short name and title of each latency that a run has."""
+    told = dict(TITLES)
+    if outcome.first_tokens is None:
+        del told["ttfn"]
+    else:
+        told["ttfn"] = ("TTFN", f"Time to First {outcome.first_tokens} Tokens")
+    return told
+
+
 def block(outcome: Outcome, percentiles: Sequence[float], metrics: Sequence[str]) -> str:
     """Return the result block of `vllm bench serve`, then whatever qualifies its figures.
 
@@ -31,12 +42,12 @@ def block(outcome: Outcome, percentiles: Sequence[float], metrics: Sequence[str]
         ValueError: there is no such metric or percentile.
     """
     for name in metrics:
-        if name not in LATENCIES:
-            raise ValueError(f"summary: unknown metric (got {name!r})\nhint: one of {', '.join(LATENCIES)}")
+        if name not in titles(outcome):
+            raise ValueError(f"summary: unknown metric (got {name!r})\nhint: one of {', '.join(titles(outcome))}")
     values = outcome.metrics if tuple(percentiles) == tuple(outcome.percentiles) else outcome.measure(percentiles)
     lines = [f"{' Serving Benchmark Result ':=^{WIDTH}}", *_totals(outcome, values)]
     for name in metrics:
-        lines += _section(name, values, percentiles)
+        lines += _section(*titles(outcome)[name], name, values, percentiles)
     lines += _drafts(outcome)
     lines.append("=" * WIDTH)
     lines += _intervals(outcome, percentiles, metrics)
@@ -115,16 +126,28 @@ def html(outcome: Outcome) -> str:
     statistics = ["mean", *(f"p{label(percent)}" for percent in outcome.percentiles)]
     head = "".join(f"<th>{name} (ms)</th>" for name in statistics)
     body = ""
-    for name in ("ttft", "tpot", "itl", "e2el"):
-        cells = "".join(f"<td>{_number(metrics[f'{statistic}_{name}_ms'])}</td>" for statistic in statistics)
-        body += f"<tr><th>{TITLES[name][0]}</th>{cells}</tr>"
+    for name, (short, _) in titles(outcome).items():
+        if name == "queue_time":
+            continue
+        cells = "".join(f"<td>{_with_ends(outcome, f'{statistic}_{name}_ms')}</td>" for statistic in statistics)
+        body += f"<tr><th>{short}</th>{cells}</tr>"
     facts = [
         f"{metrics['completed']} of {len(outcome.records)} requests finished",
         f"{_number(metrics['request_throughput'])} req/s",
         f"{_number(metrics['output_throughput'])} output tokens/s",
         f"{_number(metrics['duration'])} s simulated",
+        "small: 95 % intervals",
     ]
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table><p>{' · '.join(facts)}</p>"
+
+
+def _with_ends(outcome: Outcome, key: str) -> str:
+    """Return a figure with its interval below it, as HTML."""
+    estimate = outcome.intervals().get(key)
+    told = _number(outcome.metrics[key])
+    if estimate is None:
+        return told
+    return f"{told}<br><small>{_ends(estimate.low, estimate.high)}</small>"
 
 
 def _totals(outcome: Outcome, metrics: Metrics) -> list[str]:
@@ -154,8 +177,7 @@ def _totals(outcome: Outcome, metrics: Metrics) -> list[str]:
     ]
 
 
-def _section(name: str, metrics: Metrics, percentiles: Sequence[float]) -> list[str]:
-    short, title = TITLES[name]
+def _section(short: str, title: str, name: str, metrics: Metrics, percentiles: Sequence[float]) -> list[str]:
     rows = [("Mean", "mean"), ("Median", "median"), *((f"P{label(p)}", f"p{label(p)}") for p in percentiles)]
     lines = [_line(f"{word} {short} (ms):", metrics[f"{key}_{name}_ms"]) for word, key in rows]
     return [f"{title:-^{WIDTH}}", *lines]
@@ -187,7 +209,10 @@ def _drafts(outcome: Outcome) -> list[str]:
 def _intervals(outcome: Outcome, percentiles: Sequence[float], metrics: Sequence[str]) -> list[str]:
     """Return a line of 95 % intervals for each latency that has any."""
     found = outcome.intervals(percentiles)
-    lines = []
+    words = {"request_throughput": "req/s", "output_throughput": "output tok/s", "request_goodput": "goodput req/s"}
+    rates = [(said, found[key]) for key, said in words.items() if key in found]
+    told = ", ".join(f"{said} {_ends(one.low, one.high)}" for said, one in rates)
+    lines = [f"ci95: {told}"] if any(one.estimable for _, one in rates) else []
     for name in metrics:
         keys = ["mean", *(f"p{label(percent)}" for percent in percentiles)]
         estimates = [(key, found[f"{key}_{name}_ms"]) for key in keys if f"{key}_{name}_ms" in found]

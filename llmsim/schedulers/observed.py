@@ -69,3 +69,13 @@ def step_times(batch: Batch, steps: int) -> list[tuple[float, float]]:
         return [(batch.start_s, batch.end_s)]
     ends = [batch.epoch.end(batch.first_step + step) for step in range(1, steps + 1)]
     return list(zip([batch.start_s, *ends[:-1]], ends, strict=True))
+
+
+def step_end(batch: Batch, step: int, steps: int) -> float:
+    """Return when step ``step`` (1, 2, ...) of the ``steps`` that a batch has run ended, as `step_times` has it."""
+    if step == steps:
+        return batch.end_s
+    if batch.rounds is not None:
+        return batch.rounds[step][0]
+    assert batch.epoch is not None
+    return batch.epoch.end(batch.first_step + step)

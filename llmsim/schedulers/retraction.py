@@ -11,6 +11,7 @@ from llmsim.kvcache.blocks import BlockPool
 from llmsim.kvcache.radix import RadixCache
 from llmsim.schedulers.batch import Batch
 from llmsim.schedulers.decoding import DecodingScheduler
+from llmsim.schedulers.polling import RequestPoll
 from llmsim.schedulers.prefill_budget import RETRACT_DECODE_STEPS, NewTokenRatio
 from llmsim.schedulers.sequence import Sequence
 
@@ -23,16 +24,20 @@ class RetractingScheduler(DecodingScheduler):
         pool: the blocks of the engine.
         ratio: the part of their remaining tokens that those who run are believed to need.
         leap: whether decisions may stand for more than one step.
+        interval: ``--scheduler-recv-interval``.
 
     Attributes:
         cache: prompts and answers that can be found again.
         ratio: as given.
     """
 
-    def __init__(self, options: EngineOptions, pool: BlockPool, ratio: NewTokenRatio, *, leap: bool = True) -> None:
+    def __init__(
+        self, options: EngineOptions, pool: BlockPool, ratio: NewTokenRatio, *, leap: bool = True, interval: int = 1
+    ) -> None:
         super().__init__(options, pool, leap=leap)
         self.cache = RadixCache(pool, keeps=options.enable_prefix_caching)
         self.ratio = ratio
+        self._poll = RequestPoll(interval)
         self._chunked: Sequence | None = None  # the prompt under way
         self._unread: dict[Sequence, None] = {}  # those whose prompt is not in the cache yet
         self._full = False  # SGLang's `batch_is_full`: nobody is tried
@@ -47,6 +52,9 @@ class RetractingScheduler(DecodingScheduler):
 
     def add(self, sequence: Sequence) -> bool:
         """Queue a newcomer; it changes nothing while the door is closed."""
+        if self._poll.on:
+            self._poll.newcomers[sequence] = None
+            return True
         self.waiting.add(sequence)
         return not self._full or bool(self._ended or self._ended_early)
 
@@ -82,11 +90,16 @@ class RetractingScheduler(DecodingScheduler):
     def trim(self, batch: Batch, steps: int) -> None:
         """Take back all but the first ``steps`` steps of a leap in flight."""
         self.ratio.count(steps - batch.steps)
+        self._poll.count(steps - batch.steps)
         super().trim(batch, steps)
 
     def remove(self, sequence: Sequence) -> None:
         """Let go a sequence whose client has gone, or that has ended before anybody could foresee it."""
         self._ended += sequence in self.running
+        if sequence in self._poll.newcomers:
+            del self._poll.newcomers[sequence]
+            sequence.gone = True
+            return
         super().remove(sequence)
         self.cache.forget(sequence)
 
@@ -191,8 +204,10 @@ class RetractingScheduler(DecodingScheduler):
             return batch
         self.ratio.count(1)
         if (self._full or not self.waiting) and self._chunked is None:
-            self.leap_on(batch, self.cache.evictable)
+            left = self._poll.steps_left()
+            self.leap_on(batch, self.cache.evictable, most=None if left is None else left - 1)
             self.ratio.count(batch.steps - 1)
+        self._poll.count(batch.steps)
         return batch
 
     def _retract(self) -> Batch:

@@ -42,6 +42,7 @@ class Seating:
         self._chunked = options.enable_chunked_prefill
         self._long = options.long_prefill_token_threshold
         self._adaptive = options.long_prefill_token_threshold_adaptive
+        self._most_chunk = options.max_chunk_tokens or 0
         self._reserve_prompt = options.scheduler_reserve_full_isl
         self._watermark = int(options.watermark * (pool.blocks + 1))
         # Only a single stage computes the next token of a sequence right after the last: with more
@@ -62,11 +63,13 @@ class Seating:
         return self.waiting.add(sequence) and (self._pipelined or len(self.running) < self._seats)
 
     def _cap(self) -> int:
-        """Return the most tokens of one prompt in this step, 0 for no limit (the long-prefill threshold)."""
+        """Return the most tokens of one prompt in this step, 0: no limit (long-prefill threshold, budget of a rank)."""
         present = len(self.running) + len(self.waiting)
+        most = self._most_chunk
         if not self._long or present <= 1:
-            return 0
-        return max(self._long, self._batched // present) if self._adaptive else self._long
+            return most
+        long = max(self._long, self._batched // present) if self._adaptive else self._long
+        return min(long, most) if most else long
 
     def _admit_some(self, batch: Batch, chunks: list[tuple[Sequence, int]], budget: int, cap: int) -> None:
         """Admit from the front of the queue until the budget, the seats or the blocks run out."""

@@ -50,6 +50,7 @@ class SGLangScheduling(RetractingScheduler):
         enable_mixed_chunk: whether those who run decode in a step with prompts too.
         enable_priority_scheduling: whether priorities count in ``fcfs`` and ``lof``.
         schedule_low_priority_values_first: whether the lower value goes first, and not the higher one.
+        scheduler_recv_interval: steps that decode from one look for new requests to the next.
 
     Raises:
         InfeasibleError: there is more than one pipeline stage.
@@ -73,8 +74,11 @@ class SGLangScheduling(RetractingScheduler):
         enable_mixed_chunk: bool = False,
         enable_priority_scheduling: bool = False,
         schedule_low_priority_values_first: bool = False,
+        scheduler_recv_interval: int = 1,
     ) -> None:
-        super().__init__(options, pool, NewTokenRatio(schedule_conservativeness), leap=leap)
+        ratio = NewTokenRatio(schedule_conservativeness)
+        super().__init__(options, pool, ratio, leap=leap, interval=scheduler_recv_interval)
+        self._prompted = False
         if options.scheduling_policy != "fcfs":
             raise ScenarioError(
                 f"engine.scheduling_policy: sglang has orders of its own (got {options.scheduling_policy})\n"
@@ -112,6 +116,9 @@ class SGLangScheduling(RetractingScheduler):
 
     def plan(self) -> Batch:
         """Return a batch of prompts if anybody can be let in, else one that decodes."""
+        for sequence in self._poll.look(at_once=self._prompted or not self.running):
+            self.waiting.add(sequence)
+        self._prompted = False
         batch = self._prefill() or self._decode()
         if not batch.count and not batch.chunks and not batch.preempted:
             return self._prefill() or batch  # all that ran has been let go
@@ -236,5 +243,5 @@ class SGLangScheduling(RetractingScheduler):
             batch = Batch(chunks)
             batch.interrupted = [one for one in self.stall() if one not in prompts]
         batch.admitted = admitted
-        self._prompts = batch
+        self._prompts, self._prompted = batch, True
         return batch

@@ -64,7 +64,11 @@ def scenario(**options: Any) -> Scenario:
             dataset[name] = given
             dataset.setdefault("output_len" if name == "input_len" else "input_len", 1152 - length)
     values = {full_key(name, value): value for name, value in options.items()}
-    return Scenario.from_source(override(Source(base), values, {}))
+    try:
+        return Scenario.from_source(override(Source(base), values, {}))
+    except ScenarioError as error:
+        hint = 'cluster: missing\nhint: gpu="h100-sxm", or cluster="NAME" of the catalogue'
+        raise ScenarioError(str(error).replace("cluster: missing", hint)) from None
 
 
 def _read(source: str | Path | Mapping[str, Any]) -> Source:

@@ -48,7 +48,7 @@ class Scenario(Section):
     performance: PerformanceSection = Field(default_factory=PerformanceSection)
     workload: WorkloadSection = Field(default_factory=WorkloadSection)
     slo: dict[str, Number] = Field({}, description="limits of metrics, such as p99_ttft_ms: 500")
-    goodput: dict[Literal["ttft", "tpot", "e2el"], Annotated[Number, Field(gt=0)]] = Field(
+    goodput: dict[Literal["ttft", "ttfn", "tpot", "e2el"], Annotated[Number, Field(gt=0)]] = Field(
         {}, description="most milliseconds a good request may take"
     )
     output: OutputSection = Field(default_factory=OutputSection)

@@ -22,7 +22,7 @@ _QUANTIZATION = {
     "fp8": "fp8", "ptpc_fp8": "fp8", "fbgemm_fp8": "fp8", "modelopt": "fp8", "fp8_block": "fp8_block",
     "modelopt_fp4": "nvfp4", "nvfp4": "nvfp4", "mxfp4": "mxfp4", "int8": "int8", "w8a8": "w8a8",
     "gguf": "q4_k_m", "awq": "int4", "gptq": "int4", "awq_marlin": "int4", "gptq_marlin": "int4", "int4": "int4",
-    "bitsandbytes": "nf4",
+    "bitsandbytes": "nf4", "tf32": "tf32",
 }  # fmt: skip
 # Caches with a scale a head and token, priced as the plain format of the same width: about 3 % too small.
 _SCALED_CACHES = {

@@ -94,6 +94,10 @@ _MODELLED = (
     Flag("spec_method", "text", None, "its method: ngram, draft_model, eagle, eagle3, mtp"),
     Flag("spec_model", "text", None, "its draft model"),
     Flag("spec_tokens", "int", None, "its drafts of a sequence and step", 1),
+    Flag("data_parallel_size", "int", 1, "ranks of attention over shared experts, of mixtures", 1, short="-dp"),
+    Flag("enable_expert_parallel", "bool", False, "deal experts whole over all devices of a stage", short="-ep"),
+    Flag("all2all_backend", "text", "allgather_reducescatter",
+         "how tokens reach the experts of other ranks: also deepep_low_latency, deepep_high_throughput"),
 )  # fmt: skip
 
 
@@ -103,14 +107,11 @@ def _later(name: str, kind: Kind, default: Any, help: str, **more: Any) -> Flag:
 
 _NOT_MODELLED = (
     _later("prefix_match_unit", "text", None, "prefixes are matched block by block"),
-    _later("data_parallel_size", "int", 1, "one rank runs; use deployment.replicas", minimum=1, short="-dp"),
-    _later("data_parallel_size_local", "int", 1, "one rank is simulated", minimum=0),
-    _later("data_parallel_backend", "text", "mp", "one rank is simulated"),
-    _later("data_parallel_external_lb", "bool", False, "one rank is simulated"),
-    _later("data_parallel_hybrid_lb", "bool", False, "one rank is simulated"),
-    _later("dp_sync_interval", "int", 16, "one rank is simulated", minimum=1),
-    _later("enable_expert_parallel", "bool", False, "experts are split by tensor parallelism", short="-ep"),
-    _later("all2all_backend", "text", "allgather_reducescatter", "experts are split by tensor parallelism"),
+    _later("data_parallel_size_local", "int", 1, "all ranks are one engine here", minimum=0),
+    _later("data_parallel_backend", "text", "mp", "all ranks are one engine here"),
+    _later("data_parallel_external_lb", "bool", False, "all ranks are one engine here"),
+    _later("data_parallel_hybrid_lb", "bool", False, "all ranks are one engine here"),
+    _later("dp_sync_interval", "int", 16, "all ranks are one engine here", minimum=1),
     _later("enable_eplb", "bool", False, "every expert gets the same load"),
     _later("eplb_config", "json", None, "every expert gets the same load"),
     _later("decode_context_parallel_size", "int", 1, "contexts are not split", minimum=1),

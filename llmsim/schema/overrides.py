@@ -25,7 +25,9 @@ SHORT = {
     "workload.request_rate": "workload.arrival.request_rate",
     "burstiness": "workload.arrival.burstiness",
     "num_prompts": "workload.num_prompts",
+    "speedup": "workload.trace.speedup",
     "max_concurrency": "workload.arrival.max_concurrency",
+    "first_tokens": "output.first_tokens",
     "concurrency": "workload.closed_loop.concurrency",
     "workload.concurrency": "workload.closed_loop.concurrency",
 }
@@ -39,6 +41,9 @@ ONE_WORD: dict[Key, str] = {
     ("workload", "trace"): "path",
     ("workload", "closed_loop"): "concurrency",
 }
+# Flags that authorise: their values change nothing here, and must not end up in the files of a run.
+SECRETS = ("api_key", "hf_token", "admin_api_key")
+WITHHELD = "(withheld)"
 # Setting a section that was not there takes away what it stands in for.
 _REPLACES: dict[Key, tuple[str, ...]] = {
     ("cluster", "gpu"): ("name", "nodes", "gpus", "links"),
@@ -91,6 +96,8 @@ def _flags(written: str, value: Any, engine: str) -> list[tuple[tuple[str, ...],
     switch = ALL_FLAGS.get(name.removeprefix("no_"))
     if name.startswith("no_") and name not in ALL_FLAGS and switch is not None and switch.kind == "bool":
         return [((), switch.name, not value if isinstance(value, bool) else value)]
+    if name in SECRETS and value is not None:
+        value = WITHHELD
     return [((), name if name in ALL_FLAGS else written, value)]
 
 
@@ -123,8 +130,10 @@ def full_key(name: str, value: Any = None) -> Key:
     Raises:
         ScenarioError: the name is empty or has an empty part.
     """
-    full = SHORT.get(name, name)
-    name = name if isinstance(value, Mapping) and full.startswith(f"{name}.") else full
+    name = SHORT.get(name, name)
+    section, _, word = name.rpartition(".")
+    if isinstance(value, Mapping) and ONE_WORD.get(tuple(section.split("."))) == word:
+        name = section
     bare = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
     if bare in ALL_FLAGS or bare in OTHER_SPELLINGS:
         return ("engine", bare)

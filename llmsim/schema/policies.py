@@ -25,7 +25,7 @@ class SchedulerChoice:
     """A scheduler to be made as ``maker(options, pool, **arguments)``.
 
     ``settings`` are all settings that can be written down, defaults included, and ``origins`` says of each
-    where its value came from; ``arguments`` are those that the class is given.
+    where its value came from; ``arguments`` are those that the class is given.  ``own``: it is not what the preset has.
     """
 
     name: str
@@ -36,6 +36,7 @@ class SchedulerChoice:
     takes: tuple[str, ...]
     warnings: list[str]
     scenario: Scenario
+    own: bool = False
 
     def make(self, options: Any, pool: Any, *, leap: bool, seed: int) -> Any:
         """Return a scheduler over ``pool``; ``leap`` and ``seed`` go to a class that takes them."""
@@ -79,13 +80,16 @@ def choose_scheduler(
         elif isinstance(signature.settings[setting].default, _PLAIN):
             settings[setting] = signature.settings[setting].default
             origins[f"scheduler.{setting}"] = f"default of {name}"
+    # Saying what holds anyway, as scenario.resolved.yaml does, is no choice of one's own.
+    usual = {one: fixed.get(one, setting.default) for one, setting in signature.settings.items()}
+    own = name != ALIASES.get(default, default) or any(settings.get(one) != usual.get(one) for one in said)
     warnings = []
     flags = scenario.engine.model_dump(exclude_unset=True)
     if name in _WITHOUT_CACHE and flags.get("enable_prefix_caching"):
         warnings.append(f"engine.enable_prefix_caching: ignored, scheduler {name} computes every prompt token")
     unread = [flag for flag, (_, origin) in preset.items() if origin.startswith("engine.") and flag not in fixed]
     warnings += [f"engine.{flag}: ignored, scheduler {name} does not read it" for flag in unread]
-    return SchedulerChoice(name, maker, read, settings, origins, signature.takes, warnings, scenario)
+    return SchedulerChoice(name, maker, read, settings, origins, signature.takes, warnings, scenario, own)
 
 
 def _placed(message: str, scenario: Scenario) -> str:

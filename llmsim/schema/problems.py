@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from llmsim.schema.other_flags import ALL_FLAGS
+from llmsim.schema.overrides import SHORT
 from llmsim.schema.source import Key, Source, dotted
 
 # pydantic's "Input should be ..." in our words; what is missing here keeps pydantic's own sentence.
@@ -90,6 +92,8 @@ def _unknown(key: Key, root: type[BaseModel]) -> str:
     if not close:
         elsewhere = [full for full in all_keys(root) if full.rsplit(".", 1)[-1] == name.replace("-", "_")]
         close = elsewhere[:1]
+    if not close and len(key) == 1:
+        close = difflib.get_close_matches(name.replace("-", "_"), [*SHORT, *ALL_FLAGS], n=1, cutoff=0.8)
     if close:
         return f"unknown key (did you mean {close[0]!r}?)"
     if len(siblings) <= 12:

@@ -22,11 +22,12 @@ from llmsim.schema.findings import Findings
 from llmsim.schema.kinds import by_kind
 from llmsim.schema.machine import machine
 from llmsim.schema.other_flags import engine_of
+from llmsim.schema.parallelism import of_ranks, plan_of
 from llmsim.schema.policies import SchedulerChoice, choose_scheduler, named_or_own, with_drafts, with_scheduler
 from llmsim.schema.presets import preset_of
 from llmsim.workload.spec import WorkloadSpec
 
-_SLO = re.compile(r"(mean|median|std|p\d+(\.\d+)?)_(ttft|tpot|itl|e2el|queue_time)_ms")
+_SLO = re.compile(r"(mean|median|std|p\d+(\.\d+)?)_(ttft|ttfn|tpot|itl|e2el|queue_time)_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Resolved:
     engine_values: dict[str, Any]
     scheduler: str
     scheduler_settings: dict[str, Any]
+    own_scheduler: bool
     make_scheduler: Callable[..., Any]
     router: str
     performance: PerformanceOptions
@@ -67,6 +69,7 @@ class Resolved:
     warmup_s: float
     slo: dict[str, float]
     goodput: dict[str, float]
+    first_tokens: int | None
     percentiles: tuple[float, ...]
     metrics: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -90,10 +93,12 @@ def resolve(scenario: Scenario, *, scheduler: Any = None) -> Resolved:
     if findings.attempt(("engine", "preset"), preset_of, scenario.engine.preset) is None:
         findings.settle()
     given = scenario.engine.model_dump(exclude={"preset"}, exclude_unset=True)
-    plan = Plan(given.get("tensor_parallel_size") or 1, given.get("pipeline_parallel_size") or 1)
-    replicas = scenario.deployment.replicas
-    cluster = machine(scenario.cluster, findings, tensor=plan.tensor, groups=plan.pipeline * replicas)
     model = findings.attempt(("model",), load_model, scenario.model)
+    plan, wrong = plan_of(given, scenario.engine.preset, model)
+    for name, what in wrong:
+        findings.add(("engine", name), what)
+    replicas = scenario.deployment.replicas
+    cluster = machine(scenario.cluster, findings, tensor=plan.group, groups=plan.pipeline * replicas)
     if model is not None:
         model = _transformed(scenario, model, cluster, findings)
     performance = _performance(scenario, cluster, findings)
@@ -104,7 +109,7 @@ def resolve(scenario: Scenario, *, scheduler: Any = None) -> Resolved:
     if cluster is not None:
         _check_cluster(scenario, plan, cluster, findings)
     if model is not None and cluster is not None:
-        engine = _engine(scenario, given, model, cluster, findings)
+        engine = _engine(scenario, given, model, cluster, plan, findings)
     default, settings = (engine.scheduler, engine.scheduler_settings) if engine else ("continuous", {})
     policy = choose_scheduler(scenario, default, settings, findings, given=scheduler)
     if policy is not None and engine is not None and engine.options.speculation is not None:
@@ -112,6 +117,7 @@ def resolve(scenario: Scenario, *, scheduler: Any = None) -> Resolved:
     _check_router(scenario, findings)
     workload = _workload(scenario, engine, findings)
     _check_slo(scenario, findings)
+    _check_first_tokens(scenario, findings)
     findings.settle()
     assert cluster is not None
     assert engine is not None
@@ -149,6 +155,7 @@ def _assembled(
         options=engine.options,
         scheduler=scheduler.name,
         scheduler_settings=scheduler.settings,
+        own_scheduler=scheduler.own,
         make_scheduler=scheduler.make,
         router=scenario.deployment.router.policy,
         performance=performance,
@@ -158,7 +165,8 @@ def _assembled(
         slo=dict(scenario.slo),
         goodput={str(name): limit for name, limit in scenario.goodput.items()},
         percentiles=tuple(scenario.output.percentiles),
-        metrics=tuple(scenario.output.metrics),
+        metrics=_shown(scenario),
+        first_tokens=scenario.output.first_tokens,
         engine_values=engine.shown,
         warnings=(*engine.warnings, *scheduler.warnings, *notes),
         origins={f"engine.{name}": origin for name, origin in engine.origins.items()} | scheduler.origins,
@@ -181,12 +189,12 @@ def _transformed(
 
 
 def _engine(
-    scenario: Scenario, given: dict[str, Any], model: ModelShape, cluster: Cluster, findings: Findings
+    scenario: Scenario, given: dict[str, Any], model: ModelShape, cluster: Cluster, plan: Plan, findings: Findings
 ) -> EngineChoice:
     choice = choose(given, scenario.engine.preset, model, cluster.nodes[0].device)
     if engine_of(scenario.engine.preset) == "vllm":  # the others' words for it are not read
         choice = drafting(choice, given, cluster.nodes[0].device)
-    choice = by_kind(choice, given)
+    choice = of_ranks(by_kind(choice, given), plan, given, scenario.engine.preset)
     for name, what in choice.problems:
         findings.add(("engine", name), what)
     return choice
@@ -198,7 +206,8 @@ def _check_cluster(scenario: Scenario, plan: Plan, cluster: Cluster, findings: F
         key = ("deployment", "replicas") if cluster.devices >= plan.devices else ("engine", "tensor_parallel_size")
         findings.add(
             key,
-            f"{scenario.deployment.replicas} x tensor {plan.tensor} x pipeline {plan.pipeline} wants {wanted} devices: "
+            f"{scenario.deployment.replicas} x tensor {plan.tensor} x pipeline {plan.pipeline}"
+            f"{f' x data {plan.data}' if plan.data > 1 else ''} wants {wanted} devices: "
             f"{cluster.name} has {cluster.devices}\n"
             f"hint: {cluster.devices // plan.devices} such replicas fit; or give a larger cluster",
             infeasible=True,
@@ -255,10 +264,32 @@ def _workload(scenario: Scenario, engine: EngineChoice | None, findings: Finding
     return spec
 
 
+def _shown(scenario: Scenario) -> tuple[str, ...]:
+    """Return the latencies of the result block; first tokens are among the usual ones where they are asked for."""
+    names = list(scenario.output.metrics)
+    if scenario.output.first_tokens is not None and names == type(scenario.output).model_fields["metrics"].default:
+        names.insert(1, "ttfn")
+    return tuple(names)
+
+
+def _check_first_tokens(scenario: Scenario, findings: Findings) -> None:
+    """See that whatever limits or shows the time to the first N tokens has an N."""
+    if scenario.output.first_tokens is not None:
+        return
+    hint = "say of how many: output: {first_tokens: 12}, or --first-tokens 12"
+    for name in scenario.slo:
+        if "_ttfn_" in name:
+            findings.add(("slo", name), f"the first N tokens: N is not given\nhint: {hint}")
+    if "ttfn" in scenario.goodput:
+        findings.add(("goodput", "ttfn"), f"the first N tokens: N is not given\nhint: {hint}")
+    if "ttfn" in scenario.output.metrics:
+        findings.add(("output", "metrics"), f"ttfn, the first N tokens: N is not given\nhint: {hint}")
+
+
 def _check_slo(scenario: Scenario, findings: Findings) -> None:
     from llmsim.results.metrics import measure
 
-    known = list(measure([]))
+    known = list(measure([], first_tokens=True))
     for name in scenario.slo:
         if name not in known and not _SLO.fullmatch(name):
             close = difflib.get_close_matches(name, known, n=1)

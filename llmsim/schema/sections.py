@@ -245,9 +245,10 @@ class OutputSection(Section):
     percentiles: list[Annotated[Number, Field(ge=0, le=100)]] = Field(
         [50.0, 90.0, 95.0, 99.0], min_length=1, description="of every latency"
     )
-    metrics: list[Literal["ttft", "tpot", "itl", "e2el", "queue_time"]] = Field(
+    metrics: list[Literal["ttft", "ttfn", "tpot", "itl", "e2el", "queue_time"]] = Field(
         ["ttft", "tpot", "itl", "e2el"], description="latencies in the result block"
     )
+    first_tokens: AtLeastOne | None = Field(None, description="N of the time to the first N output tokens, ttfn")
     requests: Literal["csv", "none"] = Field("csv", description="format of the table of requests")
 
 

@@ -90,8 +90,10 @@ def fill(filler: Filler, model: ModelShape, device: Device) -> Filled:
         "max_cache_tokens": most,
         "cudagraph_sizes": () if values["enforce_eager"] or device.kind == "cpu" else tuple(sorted(set(sizes))),
     }  # fmt: skip
+    filled.shown |= {name: filler.take(name) for name in ("ep_size", "enable_dp_attention", "moe_a2a_backend")}
     filled.set(
         filler, "schedule_policy", "schedule_conservativeness", "chunked_prefill_size", "max_prefill_tokens",
         "enable_mixed_chunk", "enable_priority_scheduling", "schedule_low_priority_values_first",
+        "scheduler_recv_interval",
     )  # fmt: skip
     return filled

@@ -54,6 +54,7 @@ def fill(filler: Filler, model: ModelShape, device: Device) -> Filled:
         if unknown:
             every = ", ".join((*NESTED["trtllm"][name], *known))
             filled.problems.append((name, f"unknown key {unknown[0]!r} (known: {every})"))
+    filled.shown |= {name: filler.take(name) for name in ("enable_attention_dp", "moe_expert_parallel_size")}
     filled.set(filler, "capacity_scheduler_policy", "context_chunking_policy")
     return filled
 

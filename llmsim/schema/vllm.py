@@ -90,6 +90,7 @@ _PLAIN = (
     "long_prefill_token_threshold_adaptive", "scheduling_policy", "scheduler_reserve_full_isl", "watermark",
     "prefill_schedule_interval", "stream_interval", "max_num_queued_reqs", "max_num_queued_tokens", "enforce_eager",
     "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel",
+    "all2all_backend",
 )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ class PlainPrices:
     )
 
     host_bound = False
+    host_layers = 0.0
 
     def __init__(
         self,
@@ -52,6 +53,11 @@ class PlainPrices:
     ) -> None:
         self.windows = windows
         self.fixed, self.token, self.context, self.bend, self.host_s = fixed, token, context, bend, host
+
+    @property
+    def host_table_us(self) -> tuple[float, float, float]:
+        """Microseconds of the host a step, a layer and a sequence."""
+        return 1e6 * self.host_s, 0.0, 0.0
 
     def linear(self, tokens: Floats) -> Floats:
         """Price the tokens of a step."""

@@ -22,6 +22,7 @@ from llmsim.workload.readers.detect import format_named
 from llmsim.workload.readers.rows import ReadOptions
 from llmsim.workload.readers.synonyms import MEANINGS
 from llmsim.workload.replay import Trace, TraceLengths, TraceOptions, TraceReplay, expected_rows
+from llmsim.workload.resample import BLOCKS_AROUND, Resampling
 from llmsim.workload.servegen import ServeGen, scaled_to
 from llmsim.workload.servegen_data import load_clients
 from llmsim.workload.session_replay import SessionReplay
@@ -165,10 +166,27 @@ def _from_trace(spec: WorkloadSpec, seed: int, window: ContextWindow, base: Path
     if found.has_times and spec.arrival is None and spec.closed_loop is None:
         replay = TraceReplay(trace, window, expected_rows(trace))
         return replay if cap is None else Capped(replay, cap)
-    for name in ("speedup", "jitter_s", "origin"):
+    for name in ("speedup", "jitter_s", "resample", "origin"):
         if name in options:
             raise options.error(name, "means nothing: the times of the trace are not used")
     return _generated(spec, TraceLengths(trace), spec.num_prompts, seed, window)
+
+
+def _resampling(options: Parameters) -> Resampling | None:
+    """Return how arrivals are resampled: ``resample: 60s``, or ``{block: 60s, within: 10min}``; None: not at all."""
+    value = options.raw("resample")
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        block_s = options.seconds("resample")
+        return Resampling(block_s, BLOCKS_AROUND * block_s)
+    below = options.below("resample")
+    block_s = below.seconds("block")
+    within_s = below.seconds("within", BLOCKS_AROUND * block_s)
+    below.finish()
+    if within_s < block_s:
+        raise below.error("within", f"must be at least a block, {block_s:g} s, or each is drawn from itself alone")
+    return Resampling(block_s, within_s)
 
 
 def _closed_sessions(
@@ -181,6 +199,8 @@ def _closed_sessions(
             raise ScenarioError(f"workload.{name}: means nothing beside trace.sessions: closed")
     if "max_concurrency" in options:
         raise options.error("max_concurrency", "does not work with sessions: closed")
+    if "resample" in options:
+        raise options.error("resample", "would tear sessions: closed apart, whose turns lie in several blocks")
     return SessionReplay(trace, window, served_ms)
 
 
@@ -226,6 +246,7 @@ def _trace_options(options: Parameters, num_prompts: int | None) -> TraceOptions
         limit=min(limits) if limits else None,
         start_s=options.optional_number("start_s", least=0.0),
         stop_s=options.optional_number("stop_s", above=0.0),
+        resample=_resampling(options),
         thin=options.optional_number("thin", above=0.0, most=1.0),
         only=options.text("only") if "only" in options else None,
         origin=options.text("origin", "first", choices=("first", "file")),

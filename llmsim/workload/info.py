@@ -10,6 +10,7 @@ import numpy as np
 from llmsim.errors import TraceError
 from llmsim.workload.build import trace_path
 from llmsim.workload.order import in_order
+from llmsim.workload.readers import failures
 from llmsim.workload.readers.detect import format_named
 from llmsim.workload.readers.rows import ReadOptions, Row
 from llmsim.workload.replay import Trace, TraceOptions
@@ -226,6 +227,8 @@ def _reuse(reuse: PrefixReuse) -> Reuse | None:
 
 def _odd(info: TraceInfo, trace: Trace) -> list[str]:
     found = []
+    if trace.reading.failed_rows:
+        found.append(failures.note_of(trace.reading.failed_rows))
     if info.blank_rows:
         found.append(f"{info.blank_rows} blank rows were skipped")
     if info.timing is not None and info.timing.out_of_order:

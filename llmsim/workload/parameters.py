@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmsim.errors import ScenarioError
+from llmsim.units import QuantityError, parse
 
 
 class Parameters:
@@ -57,6 +58,20 @@ class Parameters:
         """Return a number, or None when the option is not given."""
         value = self.raw(name)
         return None if value is None else self._checked(name, value, above, least, most)
+
+    def seconds(self, name: str, default: float | None = None) -> float:
+        """Return a time above 0 in seconds: a number, or a text with a unit such as ``10min``."""
+        value = self.raw(name)
+        if isinstance(value, str):
+            try:
+                value = parse(value, "s")
+            except QuantityError as error:
+                raise self.error(name, "must be a time such as 60s or 10min") from error
+        elif value is None:
+            if default is None:
+                raise ScenarioError(f"{self.where}.{name}: is required")
+            return default
+        return self._finite(name, self._checked(name, value, 0.0, None, None))
 
     def whole(self, name: str, default: int | None = None, *, least: int | None = None) -> int:
         """Return a whole number; without a ``default`` the option is required."""
@@ -112,6 +127,11 @@ class Parameters:
                 close = difflib.get_close_matches(str(name), known, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
                 raise ScenarioError(f"{self.where}.{name}: unknown option\nhint: {hint}")
+
+    def _finite(self, name: str, value: float) -> float:
+        if not math.isfinite(value):
+            raise self.error(name, "must be finite")
+        return value
 
     def _checked(self, name: str, value: Any, above: float | None, least: float | None, most: float | None) -> float:
         if isinstance(value, str) and value.strip().lower() in ("inf", ".inf", "infinity"):

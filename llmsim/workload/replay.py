@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from llmsim.errors import TraceError
 from llmsim.workload.lengths import Body
 from llmsim.workload.order import REORDER_ROWS, Disorder, in_order, jittered, thinned
+from llmsim.workload.readers import failures
 from llmsim.workload.readers.files import count_lines
 from llmsim.workload.readers.formats import Format
 from llmsim.workload.readers.rows import Reading, ReadOptions, Row
 from llmsim.workload.request import Request
+from llmsim.workload.resample import Resampling, resampled
 from llmsim.workload.window import ContextWindow, cut_prefix
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class TraceOptions:
     start_s: float | None = None
     stop_s: float | None = None
     thin: float | None = None
+    resample: Resampling | None = None
     only: str | None = None
     origin: str = "first"
     zero_output: str | None = None
@@ -74,6 +77,8 @@ class Trace:
         """What was odd in the last pass."""
         found = [f"{self.path.name}: {note}" for note in self.reading.notes]
         counts = self.counts
+        if self.reading.failed_rows:
+            found.append(f"{self.path.name}: {failures.note_of(self.reading.failed_rows)}")
         if counts.zero_output:
             what = "dropped as failed" if self.drops_zero_output else "replayed with 1"
             found.append(f"{self.path.name}: {counts.zero_output} rows with 0 output tokens were {what}")
@@ -92,7 +97,7 @@ class Trace:
         return self.format.read(self.reading)
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows that are used, in order of time, after slicing, thinning and jitter."""
+        """Yield the rows that are used, in order of time, after slicing, resampling, thinning and jitter."""
         options = self.options
         rows = self.raw_rows()
         if options.only is not None:
@@ -102,6 +107,8 @@ class Trace:
             if options.start_s is not None or options.stop_s is not None:
                 rows = _between(rows, options.start_s or 0.0, options.stop_s)
         rows = self._repaired(rows)
+        if options.resample is not None and self.format.has_times:
+            rows = resampled(rows, options.resample, self.seed, self.path.name)
         if options.thin is not None:
             rows = thinned(rows, options.thin, self.seed)
         if options.jitter_s and self.format.has_times:
@@ -139,6 +146,8 @@ class TraceReplay:
             parts.append(f"speedup {options.speedup:g}")
         if options.jitter_s:
             parts.append(f"jitter {options.jitter_s:g} s")
+        if options.resample is not None:
+            parts.append(options.resample.words)
         if options.thin is not None:
             parts.append(f"thinned to {options.thin:g}")
         if options.limit is not None:
@@ -198,7 +207,8 @@ class TraceReplay:
 def expected_rows(trace: Trace) -> int | None:
     """Return how many requests a replay will give, by counting lines; None when options or the format hide it."""
     options = trace.options
-    if options.thin is not None or options.start_s or options.stop_s is not None or options.only is not None:
+    chosen = (options.thin, options.stop_s, options.only, options.resample)
+    if options.start_s or any(each is not None for each in chosen):
         return None
     lines = None if trace.format.name == "sharegpt" else count_lines(trace.path)
     if lines is None:

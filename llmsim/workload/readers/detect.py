@@ -11,6 +11,7 @@ from llmsim.errors import TraceError
 from llmsim.workload.readers import synonyms
 from llmsim.workload.readers.files import first_lines, head
 from llmsim.workload.readers.formats import ALIASES, FORMATS, Format, header_of
+from llmsim.workload.readers.lines import flattened
 
 _SAMPLE = 50  # lines that are looked at
 
@@ -40,7 +41,7 @@ def _with_columns(name: str, path: Path, columns: Mapping[str, str]) -> Format:
     if kind not in ("csv", "jsonl"):
         raise TraceError(f"{path.name}: columns can be named for csv and jsonl only (got format {name!r})")
     items = _first_objects(first_lines(path, _SAMPLE)) if kind == "jsonl" else []
-    header = header_of(head(path)) if kind == "csv" else [key for item in items[:1] for key in item]
+    header = header_of(head(path)) if kind == "csv" else _names_of(items)
     timed = "time" in columns or synonyms.pick(synonyms.TIME_NAMES, header) is not None
     return FORMATS[kind if timed else f"{kind}_lengths"]
 
@@ -83,7 +84,7 @@ def _of_objects(path: Path) -> str:
         return "lmcache_agent"
     if isinstance(items[0].get("prompt"), str | list):
         return "vllm_custom"
-    return _of_names("jsonl", list(keys), path)
+    return _of_names("jsonl", _names_of(items), path)
 
 
 def _of_hashes(items: list[dict[str, Any]]) -> str:
@@ -119,8 +120,8 @@ def _of_names(kind: str, names: list[str], path: Path) -> str:
         found = ", ".join(names)
         raise TraceError(
             f"{path.name}: is of no known format: no columns for prompt and output tokens (got {found[:200]})\n"
-            "hint: tell which they are: trace: {columns: {time: ..., prompt: ..., output: ...}}, or "
-            "--columns time=...,prompt=...,output=..."
+            "hint: tell which they are: --trace-columns time=...,prompt=...,output=... (of llmsim trace: --columns), "
+            "or in a scenario trace: {columns: {time: ..., prompt: ..., output: ...}}"
         )
     return kind if synonyms.pick(synonyms.TIME_NAMES, names) else f"{kind}_lengths"
 
@@ -134,6 +135,10 @@ def _is_servegen(text: str) -> bool:
         except ValueError:
             return False
     return True
+
+
+def _names_of(items: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for item in items for name in flattened(item)))
 
 
 def _first_objects(lines: list[str]) -> list[dict[str, Any]]:

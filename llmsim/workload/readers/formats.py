@@ -3,13 +3,14 @@
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from llmsim.errors import TraceError
 from llmsim.workload.readers import synonyms
 from llmsim.workload.readers.bailian import read_bailian
 from llmsim.workload.readers.files import head
-from llmsim.workload.readers.lines import Keys, objects, read_lines
+from llmsim.workload.readers.lines import Keys, flattened, objects, read_lines
 from llmsim.workload.readers.rows import Reading, Row
 from llmsim.workload.readers.sharegpt import read_sharegpt
 from llmsim.workload.readers.table import Columns, read_table
@@ -71,9 +72,12 @@ def _has_output(reading: Reading) -> bool:
     return "output_tokens" in _first_keys(reading)
 
 
-def _first_keys(reading: Reading) -> list[str]:
-    probe = Reading(reading.path, reading.options)
-    return next((list(item) for _, item in objects(probe)), [])
+def _first_keys(reading: Reading, *, nested: bool = False) -> list[str]:
+    probe = objects(Reading(reading.path, reading.options))
+    if not nested:
+        return next((list(item) for _, item in probe), [])
+    # What a failed request lacks, others have.
+    return list(dict.fromkeys(name for _, item in islice(probe, 50) for name in flattened(item)))
 
 
 def _read_generic_csv(reading: Reading) -> Iterator[Row]:
@@ -88,12 +92,13 @@ def _read_generic_csv(reading: Reading) -> Iterator[Row]:
         session=names["session"],
         tenant=names["tenant"],
         urgency=_urgency(header),
+        status=names["status"],
     )
     return read_table(reading, columns)
 
 
 def _read_generic_lines(reading: Reading) -> Iterator[Row]:
-    header = _first_keys(reading)
+    header = _first_keys(reading, nested=True)
     names = _named(header, reading)
     time = names["time"]
     keys = Keys(
@@ -105,6 +110,8 @@ def _read_generic_lines(reading: Reading) -> Iterator[Row]:
         session=names["session"],
         tenant=names["tenant"],
         urgency=_urgency(header),
+        status=names["status"],
+        nested=any("." in name for name in names.values() if name),
     )
     return read_lines(reading, keys)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmsim.errors import TraceError
+from llmsim.workload.readers.failures import has_failed
 from llmsim.workload.readers.files import open_text
 from llmsim.workload.readers.rows import Reading, Row
 from llmsim.workload.readers.stamps import Stamp
-from llmsim.workload.readers.table import MOST_TOKENS, shortened, stamp_reader, whole_number
+from llmsim.workload.readers.table import EMPTY_HINT, MOST_TOKENS, shortened, stamp_reader, whole_number
 from llmsim.workload.readers.urgency import Urgency
 from llmsim.workload.request import Prefix
 
@@ -41,6 +42,8 @@ class Keys:
     text_ids: bool = False
     tenant: str | None = None
     urgency: Urgency | None = None
+    status: str | None = None
+    nested: bool = False  # keys with dots lead into objects: ``usage.prompt_tokens``
 
 
 def objects(reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -74,7 +77,11 @@ def read_lines(reading: Reading, keys: Keys) -> Iterator[Row]:
     time = keys.time
     last: dict[str, int] = {}  # the latest time of each session with pauses
     block_tokens = reading.options.block_tokens or keys.block_tokens
-    for number, item in objects(reading):
+    for number, whole in objects(reading):
+        item = flattened(whole) if keys.nested else whole
+        if keys.status is not None and has_failed(item.get(keys.status)):
+            reading.failed_rows += 1
+            continue
         place = f"{reading.name}:row {number}"
         delay_ns = None if keys.delay is None else _delay(item, keys.delay, place)
         session = _name(item, keys.session)
@@ -104,6 +111,15 @@ def read_lines(reading: Reading, keys: Keys) -> Iterator[Row]:
             delay_ns=delay_ns,
         )
         yield row if keys.urgency is None else keys.urgency.mark(row, item, place)
+
+
+def flattened(item: dict[str, Any]) -> dict[str, Any]:
+    """Return ``item`` with what its objects hold under keys with dots, beside its own keys."""
+    flat = dict(item)
+    for name, value in item.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": part for inner, part in flattened(value).items()}
+    return flat
 
 
 def estimated_tokens(text: str, reading: Reading) -> int:
@@ -149,7 +165,8 @@ def _whole(item: dict[str, Any], key: str, place: str) -> int:
     try:
         return whole_number(value)
     except ValueError as error:
-        raise TraceError(f"{place}: column {key}: {error}") from None
+        hint = EMPTY_HINT if value in (None, "") else ""
+        raise TraceError(f"{place}: column {key}: {error}{hint}") from None
 
 
 def _time(item: dict[str, Any], key: str, stamp: Stamp, place: str) -> int:

@@ -36,7 +36,8 @@ class Row:
 class ReadOptions:
     """How to read a trace; None: as the format says.
 
-    ``columns`` names the columns of a CSV or of JSON lines by what they mean: time, prompt, output, session, tenant.
+    ``columns`` names the columns of a CSV or of JSON lines by what they mean: time, prompt, output, session, tenant,
+    status.
     """
 
     time_unit: str | None = None
@@ -56,6 +57,7 @@ class Reading:
     options: ReadOptions = field(default_factory=ReadOptions)
     notes: list[str] = field(default_factory=list)
     blank_rows: int = 0
+    failed_rows: int = 0  # requests that the file itself calls failed, left out
 
     @property
     def name(self) -> str:

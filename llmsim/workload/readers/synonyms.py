@@ -6,6 +6,7 @@ TIME_NAMES = (
     "arrival_s", "arrived_at", "arrival_time", "arrival", "arrival_timestamp", "arrival_ts", "timestamp", "time",
     "time_s", "ts", "created_time", "created_at", "start_time", "request_time", "timestamp_s", "arrival_time_s",
     "timestamp_ms", "arrival_ms", "arrival_time_ms", "time_ms", "timestamp_us", "timestamp_ns", "datetime", "date",
+    "received_at", "request_received_at", "requested_at", "started_at", "@timestamp",
 )  # fmt: skip
 # Stamps that a server takes itself, behind its tokenizer; a client's clock may stand beside them.
 ENGINE_TIME_NAMES = ("queued_ts", "queued_s", "queued_time")
@@ -24,6 +25,8 @@ OUTPUT_NAMES = (
 SESSION_NAMES = ("session_id", "session", "conversation_id", "chat_id", "user_id")
 TENANT_NAMES = ("tenant", "client_id", "client", "model")
 PRIORITY_NAMES = ("priority", "prio")
+# What an access log says of how a request ended, as an HTTP status.
+STATUS_NAMES = ("status_code", "http_status", "http_status_code", "response_code", "response_status", "status")
 DEADLINE_NAMES = ("deadline_s", "deadline")
 SLACK_NAMES = ("slack_s", "slack")
 
@@ -31,7 +34,7 @@ SLACK_NAMES = ("slack_s", "slack")
 # What a column may mean -> the names by which it is known.
 MEANINGS = {
     "time": TIME_NAMES, "prompt": PROMPT_NAMES, "output": OUTPUT_NAMES, "session": SESSION_NAMES,
-    "tenant": TENANT_NAMES,
+    "tenant": TENANT_NAMES, "status": STATUS_NAMES,
 }  # fmt: skip
 
 
@@ -41,10 +44,16 @@ def normal(name: str) -> str:
 
 
 def pick(synonyms: Iterable[str], names: Iterable[str]) -> str | None:
-    """Return the one of ``names`` that stands first in the list of ``synonyms``, or None."""
+    """Return the one of ``names`` that stands first in the list of ``synonyms``, or None.
+
+    A name with dots, as logs of nested records have them, goes by its last part too: ``usage.prompt_tokens``.
+    """
+    every = list(names)
     by_normal: dict[str, str] = {}
-    for name in names:
+    for name in every:
         by_normal.setdefault(normal(name), name)
+    for name in every:
+        by_normal.setdefault(normal(name.rpartition(".")[2]), name)
     return next((by_normal[synonym] for synonym in synonyms if synonym in by_normal), None)
 
 

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from itertools import chain
 
 from llmsim.errors import TraceError
+from llmsim.workload.readers.failures import has_failed
 from llmsim.workload.readers.files import open_text
 from llmsim.workload.readers.rows import Reading, Row
 from llmsim.workload.readers.stamps import DateReader, Stamp, guess_unit, number_reader
 from llmsim.workload.readers.urgency import Urgency
 
 MOST_TOKENS = 10**12
+EMPTY_HINT = (
+    "\nhint: a request that failed? status=NAME among the columns says where its HTTP status stands, and leaves out "
+    "rows with 400 and more"
+)
 
 csv.field_size_limit(1 << 27)  # prompts may be a column nobody needs
 
@@ -31,6 +36,7 @@ class Columns:
     tenant: str | None = None
     served: str | None = None  # seconds from a request to the end of its answer
     urgency: Urgency | None = None
+    status: str | None = None
 
 
 def read_table(reading: Reading, columns: Columns) -> Iterator[Row]:
@@ -59,9 +65,13 @@ def _rows(reading: Reading, lines: Iterator[list[str]], header: list[str], colum
     session_at = None if columns.session is None else header.index(columns.session)
     tenant_at = None if columns.tenant is None else header.index(columns.tenant)
     served_at = None if columns.served is None else header.index(columns.served)
+    status_at = None if columns.status is None else header.index(columns.status)
     urgency = columns.urgency
     plain = session_at is None and tenant_at is None and urgency is None
     for number, cells in chain([first], numbered):
+        if status_at is not None and status_at < len(cells) and has_failed(cells[status_at]):
+            reading.failed_rows += 1
+            continue
         try:
             time_ns = time_of(cells)
             prompt, output = int(cells[prompt_at]), int(cells[output_at])
@@ -141,10 +151,12 @@ class _Where:
         raise TraceError(f"{self.place}: column {self.header[at]}: is missing {got}")
 
     def whole(self, at: int) -> int:
+        cell = self.cell(at)
         try:
-            return whole_number(self.cell(at))
+            return whole_number(cell)
         except ValueError as error:
-            raise TraceError(f"{self.place}: column {self.header[at]}: {error}") from None
+            hint = "" if cell.strip() else EMPTY_HINT
+            raise TraceError(f"{self.place}: column {self.header[at]}: {error}{hint}") from None
 
     def time(self, at: list[int], read: Callable[[Sequence[str]], int | None]) -> int | None:
         got = " ".join(self.cell(column) for column in at)
