@@ -311,11 +311,19 @@ def test_the_command_prints_and_writes(found, tmp_path):
     answer = CliRunner().invoke(cli, words)
     as_json = CliRunner().invoke(cli, [*words, "--json"])
     nothing = CliRunner().invoke(cli, ["calibrate", str(folder / "answers.json")])
+    serve = "vllm serve meta-llama/Llama-3.1-8B-Instruct"
+    pasted = CliRunner().invoke(
+        cli, ["calibrate", str(folder / "answers.json"), "--serve-cmd", serve, "--gpu", "h100-sxm", "-o", str(target)]
+    )
 
     assert answer.exit_code == 0, answer.output
     assert "held out" in answer.stdout
     assert read_calibration(target).values
     assert json.loads(as_json.stdout)["regime"]["device"] == "h100-sxm"
+    assert pasted.exit_code == 0, pasted.output
+    assert pasted.stdout.splitlines()[-1] == (
+        f"next: llmsim simulate --serve-cmd '{serve}' --gpu h100-sxm --set performance.calibration={target}"
+    )
     assert nothing.exit_code == 2
     assert "what was measured?" in nothing.output
 

@@ -367,6 +367,20 @@ def test_plans_are_a_table():
     assert said.exit_code == 0, said.output
     assert "an hour" in said.stdout
     assert re.search(r"a100-sxm\S* +1 +1 ", said.stdout)
+    best = re.search(r"x TP\d+ on (\S+):", said.stdout)[1]
+    following = re.search(r"next: llmsim (simulate .*)", said.stdout)[1]
+    assert f"--gpu {best} " in following  # not the device that the search began with
+    assert {line.split()[-2] for line in said.stdout.splitlines() if " best " in line}.isdisjoint({"-"})
+
+
+def test_what_the_best_plan_reaches_is_what_its_run_gives():
+    base = llmsim.scenario(model="llama-3.1-8b", gpu="h100-sxm", request_rate=8, num_prompts=60)
+    answer = llmsim.capacity(base, {"p99_ttft_ms": 300}, find="gpus", replications=1)
+    assert answer.sentence().endswith(": 1 GPU")
+    assert answer.reached(answer.best) == {"p99_ttft_ms": llmsim.simulate(base).metrics["p99_ttft_ms"]}
+    others = [row for row in answer.plans if row.replicas is None]
+    assert others
+    assert all(answer.reached(row) == {} for row in others)
 
 
 def test_a_load_without_a_rate_is_random_as_soon_as_it_has_one():

@@ -13,6 +13,7 @@ from llmsim.cli.app import cli
 from llmsim.cli.parameter_files import read_points, words_of
 from llmsim.cli.pasted import with_pasted
 from llmsim.errors import InputError
+from llmsim.schema import load
 
 SERVE = """CUDA_VISIBLE_DEVICES=0,1 vllm serve meta-llama/Llama-3.1-8B-Instruct \\
   --tensor-parallel-size 2 --max-num-seqs 64 --no-enable-prefix-caching --port 8000 --trust-remote-code"""
@@ -67,6 +68,26 @@ def test_flags_that_change_nothing_are_warned_about():
     assert "--bench-cmd: --model: ignored" in said.stderr
 
 
+def test_what_is_ignored_alike_is_one_warning():
+    serve = "vllm serve meta-llama/Llama-3.1-8B-Instruct --host h --tool-call-parser hermes"
+    said = call("simulate", "--serve-cmd", serve, "--bench-cmd", f"{BENCH} --tokenizer y --label z", "--dry-run")
+    warned = [line for line in said.stderr.splitlines() if "ignored" in line]
+    assert "warning: engine.host, engine.tool_call_parser: ignored, they do not change simulated times" in warned
+    assert sum("--bench-cmd" in line for line in warned) == 1
+
+
+@pytest.mark.parametrize("word", ["--api-key", "--hf-token"])
+def test_secrets_are_not_written(word, tmp_path):
+    serve = f"vllm serve meta-llama/Llama-3.1-8B-Instruct {word} sk-1234"
+    folder = tmp_path / "run"
+    said = call("simulate", "--serve-cmd", serve, "--request-rate", "8", "--num-prompts", "5", "-o", str(folder))
+    assert said.exit_code == 0, said.output
+    assert not any(b"sk-1234" in file.read_bytes() for file in folder.iterdir())
+    assert "sk-1234" not in said.output
+    told = load({"model": "llama-3.1-8b", "cluster": {"gpu": "h100-sxm"}, "engine": {word[2:]: "sk-1234"}})
+    assert "sk-1234" not in str(told.to_dict())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -85,7 +106,7 @@ def test_mistakes_in_pasted_commands_are_named(words, message):
     assert message in said.stderr
 
 
-@pytest.mark.parametrize("command", ["simulate", "sweep", "capacity"])
+@pytest.mark.parametrize("command", ["simulate", "sweep", "capacity", "memory", "calibrate"])
 def test_the_commands_take_them(command):
     text = call(command, "--help").stdout
     assert "--serve-cmd" in text

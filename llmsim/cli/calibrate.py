@@ -9,7 +9,7 @@ import click
 
 from llmsim.cli.console import common, console
 from llmsim.cli.load_options import load_options
-from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option, without
+from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option, said_of, without
 from llmsim.cli.pasted import pasted_options
 from llmsim.cli.progress import Bar
 from llmsim.cli.scenario_options import machine_options, scenario_from
@@ -78,7 +78,7 @@ def _ask(options: Mapping[str, Any]) -> tuple[list[str], Any]:
     measured = [name for name in files if name not in scenarios]
     if not measured:
         raise click.UsageError("nothing was measured: no file but the scenario")
-    said = {name: value for name, value in options.items() if value not in (None, (), False)}
+    said = said_of(options)
     if not scenarios and not {"model", "gpu", "cluster", "serve_cmd"} & said.keys():
         raise click.UsageError(
             "what was measured?\nhint: a scenario file, or --model and --gpu with the flags that the server had"

@@ -12,7 +12,7 @@ import click
 from llmsim.cli.catalogue import table
 from llmsim.cli.console import common, console
 from llmsim.cli.load_options import load_options
-from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option, without
+from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option, said_of, without
 from llmsim.cli.pasted import pasted_options
 from llmsim.cli.progress import Bar
 from llmsim.cli.scenario_options import machine_options, scenario_from
@@ -71,7 +71,7 @@ def capacity(context: click.Context, /, **options: Any) -> None:
     """
     import llmsim
 
-    said = {name: value for name, value in options.items() if value not in (None, (), False) and name not in _OWN}
+    said = said_of(options, _OWN)
     base = scenario_from(said)
     out = console()
     folder = Path(options["output_dir"] or f"runs/capacity_{base.sha256[:8]}")

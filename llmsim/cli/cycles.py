@@ -7,7 +7,7 @@ import click
 
 from llmsim.cli.catalogue import table
 from llmsim.cli.console import common, console
-from llmsim.cli.options import EngineCommand, add, engine_options, option
+from llmsim.cli.options import EngineCommand, add, engine_options, option, said_of
 from llmsim.cli.scenario_options import machine_options, scenario_from
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def cycles(**options: Any) -> None:
     from llmsim.schema import resolve
 
     lengths = {"prompt": options.pop("input_len"), "output": options.pop("output_len")}
-    said = {name: value for name, value in options.items() if value not in (None, (), False)}
+    said = said_of(options)
     resolved = resolve(scenario_from(said))
     defaults = {"prompt": PROMPT, "output": OUTPUT}
     life = cycles_of(resolved, **{name: defaults[name] if value is None else value for name, value in lengths.items()})

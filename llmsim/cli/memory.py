@@ -9,7 +9,8 @@ import click
 from llmsim.cli.catalogue import table
 from llmsim.cli.console import common, console
 from llmsim.cli.load_options import load_options
-from llmsim.cli.options import EngineCommand, add, engine_options
+from llmsim.cli.options import EngineCommand, add, engine_options, said_of
+from llmsim.cli.pasted import pasted_options
 from llmsim.cli.scenario_options import machine_options, scenario_from
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _GIB = 2.0**30
 
 @click.command(cls=EngineCommand)
 @click.argument("scenario", nargs=-1)
-@add([*machine_options(), *engine_options(), *load_options()])
+@add([*pasted_options(), *machine_options(), *engine_options(), *load_options()])
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of a scenario; repeatable.")
 @common
 @click.pass_context
@@ -33,12 +34,11 @@ def memory(context: click.Context, /, **options: Any) -> None:
     from llmsim.footprint import memory as memory_of
     from llmsim.schema import resolve
 
-    said = {name: value for name, value in options.items() if value not in (None, (), False)}
+    said = said_of(options)
     resolved = resolve(scenario_from(said))
     found = memory_of(resolved)
     out = console()
-    for warning in resolved.warnings:
-        out.warn(warning)
+    out.warnings(resolved.warnings)
     if out.json:
         out.result(json.dumps({**found.to_dict(), "warnings": list(resolved.warnings)}, indent=2))
     else:

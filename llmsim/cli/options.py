@@ -1,7 +1,7 @@
 """Options in sections, and those that the table of engine flags makes."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -143,3 +143,18 @@ def without(words: Sequence[str], options: Sequence[str]) -> list[str]:
             continue
         kept.append(word)
     return kept
+
+
+def said_of(options: Mapping[str, Any], leave: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the options of the current command that somebody gave, without those in ``leave``.
+
+    A switch that was turned off (``--no-enable-prefix-caching``) was given; one that is off by default was not.
+    """
+    context = click.get_current_context()
+    unsaid = (None, click.core.ParameterSource.DEFAULT)
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in leave
+        and (value not in (None, (), False) or (value is False and context.get_parameter_source(name) not in unsaid))
+    }

@@ -14,7 +14,7 @@ import click
 
 from llmsim.cli import load_options
 from llmsim.cli.console import common, console
-from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option
+from llmsim.cli.options import WORDS, EngineCommand, add, engine_options, option, said_of
 from llmsim.cli.pasted import pasted_options
 from llmsim.cli.progress import Bar
 from llmsim.cli.scenario_options import DEMONSTRATION, machine_options, scenario_from
@@ -66,7 +66,7 @@ def simulate(context: click.Context, /, **options: Any) -> None:
     """
     from llmsim.schema import resolve, resolved_yaml
 
-    said = {name: value for name, value in options.items() if value not in (None, (), False) or _given(context, name)}
+    said = said_of(options)
     resolved = resolve(scenario_from(said))
     out = console()
     for name in (*load_options.NO_EFFECT, *load_options.NO_EFFECT_VALUES):
@@ -85,11 +85,6 @@ def simulate(context: click.Context, /, **options: Any) -> None:
         context.exit(EXIT_CODES.get(run.stopped, STOPPED))
     if any(result["pass"] is False for result in run.slo_results().values()):
         context.exit(GATE_FAILED)
-
-
-def _given(context: click.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source not in (None, click.core.ParameterSource.DEFAULT)
 
 
 def _run(resolved: Any, time_limit_s: float | None, decisions: str | None) -> tuple[Any, float]:
@@ -174,7 +169,7 @@ def _again(folder: Path | None, resolved: Any, said: Mapping[str, Any], words: S
     if all(":" in word for word in said.get("scenario", ())):  # such as ttft:500, after --goodput
         scenario = resolved.scenario.to_dict()
         # The demonstration stops being one as soon as an option is given.
-        load = DEMONSTRATION["workload"] if scenario["workload"] == DEMONSTRATION["workload"] else {}
+        load = DEMONSTRATION["workload"] if scenario.get("workload") == DEMONSTRATION["workload"] else {}
         unsaid = {
             "model": scenario["model"], "gpu": scenario["cluster"].get("gpu"),
             "request_rate": load.get("arrival", {}).get("request_rate"), "num_prompts": load.get("num_prompts"),

@@ -14,7 +14,7 @@ from llmsim.cli.axes import parse_axis
 from llmsim.cli.catalogue import table
 from llmsim.cli.console import common, console
 from llmsim.cli.load_options import load_options
-from llmsim.cli.options import EngineCommand, add, engine_options, option
+from llmsim.cli.options import EngineCommand, add, engine_options, option, said_of
 from llmsim.cli.parameter_files import options_of
 from llmsim.cli.pasted import pasted_options, read_bench, read_serve
 from llmsim.cli.progress import Bar
@@ -114,7 +114,7 @@ def _ask(options: Mapping[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
     fixed = [text for text in options["settings"] if parse_axis(text)[0] not in over]
     names = ("settings", "metrics", "replications", "jobs", "joblib_backend", "time_limit", "serve_params",
              "bench_params", "pareto", "pareto_x", "pareto_y")  # fmt: skip
-    said = {name: value for name, value in options.items() if value not in (None, (), False) and name not in names}
+    said = said_of(options, names)
     files = _from_files(said, options["serve_params"], options["bench_params"])
     if not over and len(files) < 2:
         raise click.UsageError("nothing is swept\nhint: for example --set engine.max_num_seqs=64,128,256")

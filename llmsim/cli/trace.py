@@ -9,7 +9,7 @@ import click
 
 from llmsim.cli.console import common, console
 from llmsim.cli.load_options import load_options, named_columns
-from llmsim.cli.options import SectionedCommand, add
+from llmsim.cli.options import SectionedCommand, add, said_of
 from llmsim.cli.scenario_options import scenario_from
 
 _FORMAT = click.option("--format", "format_", default="auto", metavar="NAME", help="Say which format it is. [auto]")
@@ -83,7 +83,7 @@ def generate(target: str, to: str, **options: Any) -> None:
     from llmsim.workload.build import build
     from llmsim.workload.convert import generate as write_requests
 
-    said = {name: value for name, value in options.items() if value not in (None, (), False)}
+    said = said_of(options)
     resolved = resolve(scenario_from(said))
     workload = build(resolved.workload, seed=resolved.seed, max_model_len=_LONGEST)
     console().note(workload.description)

@@ -9,7 +9,7 @@ import click
 from llmsim.cli.catalogue import table
 from llmsim.cli.console import common, console
 from llmsim.cli.load_options import load_options
-from llmsim.cli.options import EngineCommand, add, engine_options, option
+from llmsim.cli.options import EngineCommand, add, engine_options, option, said_of
 from llmsim.cli.scenario_options import machine_options, scenario_from
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def transform(**options: Any) -> None:
     """
     from llmsim.comparison import compare
 
-    said = {name: value for name, value in options.items() if value not in (None, (), False)}
+    said = said_of(options)
     price = said.pop("price_per_hour", None)
     base = scenario_from(_with_model(said))
     if not base.model_transform.prune and base.model_transform.distill_to is None:
