@@ -176,6 +176,24 @@ def test_rates_beyond_what_a_run_can_show_are_not_tried():
     assert max(queue.tried) <= 10.0 * submissions.MOST_GROWTH * submissions.STEP
 
 
+def test_a_limit_of_the_whole_request_does_not_lead_beyond_what_the_offline_run_shows():
+    setup = case_of(server(ROW)).setup
+    assert setup is not None
+
+    class Overloaded(Queue):
+        """Short trials beyond the 10 requests a second of the offline run still answer in time."""
+
+        def __call__(self, workload, setup, machines) -> Outcome:
+            outcome = super().__call__(workload, setup, machines)
+            outcome.numbers["e2e_ms:p99"] = 5000.0
+            return outcome
+
+    queue = Overloaded(1e9)
+    found = submissions.largest_rate(replace(setup, limits='{"e2e": 20000}'), Machines(), queue)
+    assert max(queue.tried) <= 10.0
+    assert found.numbers["req_s"] * submissions.SERVER_SLOWER == pytest.approx(10.0, rel=submissions.PRECISION)
+
+
 # ---------------------------------------------------------------------- software, formats
 
 

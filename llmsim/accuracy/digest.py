@@ -15,7 +15,7 @@ from llmsim.errors import LlmsimError
 # Rooms that ask for runs, or show them, and change nothing of them.
 _SILENT = frozenset({"cli", "calibration", "planning", "testing", "accuracy"})
 # The rooms of `llmsim.accuracy` that make an outcome of a set-up.
-_MAKERS = ("forward", "machines", "outcome", "parts", "predict")
+_MAKERS = ("forward", "machines", "outcome", "parts", "predict", "submissions")
 
 
 def files_that_count() -> dict[str, Path]:

@@ -96,13 +96,16 @@ def not_run(predictions: Sequence[Prediction]) -> list[Line]:
 def free_numbers(predictions: Sequence[Prediction]) -> list[Line]:
     """Return the stacks that took part: whose numbers price them, how many are free, and on what they were measured.
 
+    Constants of kernels' formulas that were chosen with measured results in view count like numbers.
+
     ``may have`` says whether these rows allow a stack numbers of its own: two devices, or three models.
     """
     lines = []
     for name, members in grouped([one for one in predictions if one.stack], lambda one: one.stack).items():
         stack, ran = stack_of(name), [one for one in members if one.value is not None]
         told = [one.numbers for one in ran if one.numbers is not None]
-        counts = sorted({numbers.free_numbers for numbers in told} or {stack.correction.free_numbers})
+        chosen = len(stack_of(stack.like).constants)
+        counts = sorted({chosen + one.free_numbers for one in told or [stack.correction]})
         own = stack.like == name
         devices, models = ({of(one) for one in ran} for of in (device_of, model_of))
         enough = len(devices) >= LEAST_DEVICES or len(models) >= LEAST_MODELS
@@ -124,7 +127,7 @@ def count_free_numbers(predictions: Sequence[Prediction]) -> int:
         if one.stack:
             like = stack_of(one.stack).like
             numbers = stack_of(like).correction if one.numbers is None else one.numbers
-            found[like] = max(found.get(like, 0), numbers.free_numbers)
+            found[like] = max(found.get(like, 0), numbers.free_numbers + len(stack_of(like).constants))
     return sum(found.values())
 
 

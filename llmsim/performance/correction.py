@@ -79,7 +79,8 @@ class Stack:
     """A software stack: engine and major version or year.
 
     ``kernels`` names the fitted tables that price it (vllm, trtllm, sglang or vllm-2023), ``like`` the relative whose
-    numbers it takes (itself when it has its own), ``own`` whether it has numbers of its own.
+    numbers it takes (itself when it has its own), ``own`` whether it has numbers of its own.  ``constants`` names what
+    was chosen in the formulas of its kernels with measured results in view: no number here, but free all the same.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Stack:
     like: str
     own: bool
     source: str = ""
+    constants: tuple[str, ...] = ()
 
 
 NEUTRAL = StackCorrection()
@@ -121,9 +123,9 @@ def stack_of(name: str, overrides: Mapping[str, StackCorrection] | None = None) 
         like = next((one for one in chain if one in overrides), like)
         correction = overrides.get(like, correction)
     correction = replace(correction, unfused=_unfused(chain), shares=_shares(chain))
-    return Stack(
-        name, str(entry["kernels"]), correction, like, bool(entry.get("numbers")), str(entry.get("source", ""))
-    )
+    constants = tuple(entry.get("constants") or ())
+    own = bool(entry.get("numbers"))
+    return Stack(name, str(entry["kernels"]), correction, like, own, str(entry.get("source", "")), constants)
 
 
 def own_numbers(name: str) -> tuple[str, ...]:
