@@ -93,6 +93,16 @@ class BlockPool:
     def name(self, sequence: Sequence, tokens: int) -> None:
         """Make the full blocks of the first ``tokens`` tokens findable."""
 
+    def extend(self, sequence: Sequence, tokens: int) -> bool:
+        """Take the blocks for ``tokens`` more tokens of a sequence; False, and nothing taken, if they are not free."""
+        # What falls behind a window is freed before the new tokens are allocated.
+        held = self.held(sequence.computed + tokens, sequence.computed)
+        if held - sequence.blocks > self.free:
+            return False
+        self.free -= held - sequence.blocks
+        sequence.blocks = held
+        return True
+
     def release(self, sequence: Sequence, known: int) -> None:
         """Free a sequence's blocks, of which the first ``known`` tokens have been computed for good."""
         self.free += sequence.blocks

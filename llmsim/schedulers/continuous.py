@@ -242,12 +242,7 @@ class ContinuousBatching(Seating):
 
     def _takes_blocks(self, sequence: Sequence, tokens: int) -> bool:
         """Take the blocks for ``tokens`` more tokens, if they are free."""
-        pool = self.pool
-        # What falls behind a window is freed before the new tokens are allocated.
-        held = pool.held(sequence.computed + tokens, sequence.computed)
-        if held - sequence.blocks > pool.free:
+        if not self.pool.extend(sequence, tokens):
             return False
-        pool.free -= held - sequence.blocks
-        sequence.blocks = held
-        pool.name(sequence, self._known(sequence, tokens))
+        self.pool.name(sequence, self._known(sequence, tokens))
         return True

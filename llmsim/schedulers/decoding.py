@@ -188,16 +188,6 @@ class DecodingScheduler(ABC):
             group.advance(steps)
             batch.steps += steps
 
-    def chunk(self, sequence: Sequence, tokens: int) -> bool:
-        """Take the blocks for ``tokens`` more tokens of a sequence; False, and nothing taken, if they are not free."""
-        pool = self.pool
-        held = pool.held(sequence.computed + tokens, sequence.computed)
-        if held - sequence.blocks > pool.free:
-            return False
-        pool.free -= held - sequence.blocks
-        sequence.blocks = held
-        return True
-
     def stall(self) -> list[Sequence]:
         """Let nobody of the group decode in this step; return all who could have, for `Batch.interrupted`."""
         for sequence in self.group.dissolve():

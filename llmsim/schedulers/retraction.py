@@ -180,7 +180,7 @@ class RetractingScheduler(DecodingScheduler):
     def _allocate(self, chunks: list[tuple[Sequence, int]]) -> None:
         """Take the blocks of chunks for which there is room."""
         for sequence, tokens in chunks:
-            taken = self.chunk(sequence, tokens)
+            taken = self.pool.extend(sequence, tokens)
             assert taken, f"no blocks for {tokens} tokens of {sequence!r}"
 
     def _one_token_each(self, decoding: list[Sequence]) -> Batch:
