@@ -1,5 +1,7 @@
 """Fixtures that several test files use."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data not found: {folder.name}/ beside the checkout")
     return folder
+
+
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C be heard, here and in processes that a test starts: shells start background jobs deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

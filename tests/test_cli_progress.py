@@ -31,6 +31,7 @@ def test_a_time_limit_keeps_what_there_is_and_exits_with_5():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_keeps_what_there_is_and_exits_with_130():
     command = [sys.executable, "-m", "llmsim.cli", "simulate", *LONG, "-o", "out"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -124,6 +124,7 @@ def interrupted(call: int) -> Simulation:
     return simulation
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_an_interrupt_at_any_moment_loses_no_request():
     random = Random(0)
     for _ in range(40):
