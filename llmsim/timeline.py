@@ -70,9 +70,7 @@ class Timeline(Protocol):
         ...
 
 
-def price_rows(
-    batch: Batch, windows: tuple[int, ...]
-) -> tuple[list[tuple[int, int]], int, tuple[int, ...], int, int]:
+def price_rows(batch: Batch, windows: tuple[int, ...]) -> tuple[list[tuple[int, int]], int, tuple[int, ...], int, int]:
     """Return what a step with chunks is priced by; called before the chunks are counted as computed.
 
     Chunks of a single token that continue an output are decodes like those of the group.
@@ -287,9 +285,7 @@ class Pipeline:
 
     def _next_round(self, batch: Batch, done: int) -> list[float]:
         """Price the step of a leap that follows ``done`` steps."""
-        contexts = tuple(
-            context + done * growth for context, growth in zip(batch.contexts, batch.growth, strict=True)
-        )
+        contexts = tuple(context + done * growth for context, growth in zip(batch.contexts, batch.growth, strict=True))
         return [cost.decode_step(batch.count, contexts) for cost in self.costs]
 
     def ends_s(self) -> float:
@@ -329,9 +325,7 @@ class Pipeline:
         """Nothing to do: the steps that were taken back had not been sent yet."""
 
 
-def _send(
-    free_s: list[float], formed_s: float, durations: list[float], moments: array[float] | None = None
-) -> float:
+def _send(free_s: list[float], formed_s: float, durations: list[float], moments: array[float] | None = None) -> float:
     """Send a step formed at ``formed_s`` through stages that are free at ``free_s``; return when it comes out.
 
     ``moments`` takes when it begins and ends on each of them.

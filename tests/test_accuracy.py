@@ -44,9 +44,7 @@ def test_the_replay_on_vllm_019_is_met(measured: list[dict], tmp_path: Path):
         [(r.finished_s - r.first_token_s) / (r.output_tokens - 1) for r in records],
         [(m["last_token_ts"] - m["first_token_ts"]) / (m["output_toks"] - 1) for m in measured],
     )
-    e2e = error(
-        [r.finished_s - r.arrival_s for r in records], [m["last_token_ts"] - m["queued_ts"] for m in measured]
-    )
+    e2e = error([r.finished_s - r.arrival_s for r in records], [m["last_token_ts"] - m["queued_ts"] for m in measured])
     unqueued = error(
         [r.first_token_s - r.admitted_s for r in records],
         [m["first_token_ts"] - m["scheduled_ts"] for m in measured],

@@ -187,7 +187,7 @@ def row(**said: object) -> Row:
         "batch": 1, "concurrency": None, "rate": None, "dataset": "", "metric": "total_tok_s", "statistic": "mean",
         "value": 1.0, "kind": "static-batch", "device_norm": "", "model_norm": "", "tier": "B", "notes": "", "line": 2,
     }  # fmt: skip
-    return Row(**{**plain, **said})  # type: ignore[arg-type]
+    return Row(**{**plain, **said})
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_stacks_of_llama_cpp_have_few_numbers() -> None:
     assert stack_of("llamacpp-cpu@2024").correction.free_numbers == 0
 
 
-def test_measured_runs_on_one_device(shared) -> None:  # type: ignore[no-untyped-def]
+def test_measured_runs_on_one_device(shared) -> None:
     rows = [
         one for one in read_measured(shared / "data/measured/measured.csv.gz")
         if one.source == "LLAMACPP" and one.tier == "B" and one.devices == 1

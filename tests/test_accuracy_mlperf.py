@@ -110,7 +110,7 @@ def test_beams_are_sequences_that_compute_and_hold_their_prompt_once():
     assert json.loads(case.setup.engine)["enable_prefix_caching"]
     assert case.share == pytest.approx(8 / 4)
     # A recurrent model has no cache to share.
-    recurrent = json.loads(case_of(GNMT).setup.workload)["dataset"]  # type: ignore[union-attr]
+    recurrent = json.loads(case_of(GNMT).setup.workload)["dataset"]
     assert "shared_prefix" not in recurrent
     assert recurrent["prompt"]["mean"] == pytest.approx(2.8)
 
@@ -122,7 +122,7 @@ def test_four_beams_cost_more_than_one_answer_and_less_than_four_requests(monkey
     assert case.setup is not None
     plain = json.loads(case.setup.workload)
     del plain["dataset"]["shared_prefix"]
-    plain["dataset"]["prompt"] = dict(dataset_named(GPTJ.dataset).prompt)  # type: ignore[union-attr]
+    plain["dataset"]["prompt"] = dict(dataset_named(GPTJ.dataset).prompt)
     one = predict(replace(case.setup, workload=json.dumps(plain)), machines).numbers["req_s"]
     beams = predict(case.setup, machines).numbers["req_s"] / 4
     assert one / 4 < beams < one
@@ -206,7 +206,7 @@ def test_encoders_of_a_submission_run_on_tensorrt_itself():
     assert decoder.stack == "trtllm-mlperf@2024"
     assert not json.loads(encoder.engine)["enable_chunked_prefill"]
     assert json.loads(decoder.engine)["enable_chunked_prefill"]
-    assert software_of("TensorRT", "MLPerf Inference v0.5").family == "MLPerf TensorRT 2019"  # type: ignore[union-attr]
+    assert software_of("TensorRT", "MLPerf Inference v0.5").family == "MLPerf TensorRT 2019"
 
 
 @pytest.mark.parametrize(

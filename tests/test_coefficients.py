@@ -88,9 +88,7 @@ def test_a_stack_without_a_fit_takes_the_nearest_one_and_says_so():
     gemm = known.gemm("bfloat16")
     assert gemm.layer == OTHER_STACK
     assert gemm.fit == Coefficients(load_device("h200-sxm"), "vllm").gemm("bfloat16").fit
-    assert known.warnings == [
-        "gemm bfloat16: no usable fit for h200_sxm on sglang, h200_sxm vllm 0.24.0 stands in"
-    ]
+    assert known.warnings == ["gemm bfloat16: no usable fit for h200_sxm on sglang, h200_sxm vllm 0.24.0 stands in"]
 
 
 def test_a_fit_that_failed_is_passed_over_for_one_that_did_not():

@@ -217,7 +217,7 @@ def test_a_browser_shows_every_picture_and_fetches_nothing(run, table, tmp_path,
         (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
     )
     if not browser:
-        pytest.skip("needs a Chromium")
+        pytest.skip("needs a Chromium: apt install chromium")
     path = tmp_path / "report.html"
     run.save_report(path) if kind == "run" else save_sweep_report(table, path)
     content = path.read_text(encoding="utf-8")

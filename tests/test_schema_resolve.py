@@ -123,9 +123,7 @@ def test_what_cannot_be_resolved_is_said_with_its_place(tmp_path, text, words):
 
 
 def test_an_impossible_plan_is_infeasible_and_says_what_would_do(tmp_path):
-    (tmp_path / "s.yaml").write_text(
-        "cluster: {gpu: h100}\nmodel: llama-3.1-8b\nengine:\n  tensor_parallel_size: 3\n"
-    )
+    (tmp_path / "s.yaml").write_text("cluster: {gpu: h100}\nmodel: llama-3.1-8b\nengine:\n  tensor_parallel_size: 3\n")
 
     with pytest.raises(InfeasibleError) as raised:
         resolve(load(tmp_path / "s.yaml"))

@@ -109,9 +109,9 @@ def _span(where: str, row: Mapping[str, Any], column: tuple[str, bool] | None, a
 
 
 def _time(where: str, row: Mapping[str, Any], column: str) -> float:
-    value = row.get(column)
+    value: Any = row.get(column)
     try:
-        seconds = float(value) * _UNITS[unit_of(column) or "s"]  # type: ignore[arg-type]
+        seconds = float(value) * _UNITS[unit_of(column) or "s"]
     except (TypeError, ValueError):
         seconds = _date(where, column, value)
     if not isfinite(seconds):
@@ -128,9 +128,9 @@ def _date(where: str, column: str, value: Any) -> float:
 
 
 def _count(where: str, row: Mapping[str, Any], column: str) -> int:
-    value = row.get(column)
+    value: Any = row.get(column)
     try:
-        count = float(value)  # type: ignore[arg-type]
+        count = float(value)
         if count != int(count) or count < 1:
             raise ValueError
     except (TypeError, ValueError, OverflowError):

@@ -37,9 +37,7 @@ class ColdStart:
 
         def load(_: Event) -> None:
             self.started_s[engine.replica] = self.clock.now
-            transfers = [
-                event for group, size in zip(groups, bytes_each, strict=True) for event in group.load(size)
-            ]
+            transfers = [event for group, size in zip(groups, bytes_each, strict=True) for event in group.load(size)]
             when_all(transfers, done)
 
         def done() -> None:

@@ -39,9 +39,7 @@ class DeviceGroup:
 
     def load(self, bytes_each: float) -> list[simpy.Event]:
         """Copy ``bytes_each`` from its host's memory to each device, all at once over the links they share."""
-        return [
-            self._fabric.transfer(f"{device.split('.')[0]}.cpu", device, bytes_each) for device in self.devices
-        ]
+        return [self._fabric.transfer(f"{device.split('.')[0]}.cpu", device, bytes_each) for device in self.devices]
 
     def links(self) -> list[LinkName]:
         """Return the links over which the group talks: a ring through its devices, in both directions."""

@@ -108,7 +108,8 @@ class GroupAttention:
             return None, None
         if self.latent:
             names, key, heads = ("mla_prefill", "mla_decode"), (kernel,), (self.heads,)
-            return tuple(residuals.surface(name, key, heads) for name in names)  # type: ignore[return-value]
+            prefill, decode = (residuals.surface(name, key, heads) for name in names)
+            return prefill, decode
         both = (self.heads, self.kv_heads)
         return (
             residuals.surface("attn_prefill", (kernel, self.head_dim), both),

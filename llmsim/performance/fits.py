@@ -99,7 +99,7 @@ class PagedFit:
 
     t0_us: float
     e_bw: float
-    shared_kB: float  # noqa: N815  # the unit
+    shared_kB: float  # noqa: N815 (the column's name, with its unit)
     round_us: float
 
 

@@ -98,8 +98,8 @@ def capacity(
         return cheapest(runner, base, resolved, find=find, price=price, most=_whole(high), notes=notes)
     if find == "replicas":
         return fewest(runner, {}, most=_whole(high) or most_replicas(resolved), least=_whole(low) or 1, notes=notes)
-    bounds = {"low": low, "high": high, "tolerance": tolerance, "whole": whole}
-    searches = [Bisection(start if isfinite(start) else 1.0, **bounds) for _ in seeds]  # type: ignore[arg-type]
+    bounds: dict[str, Any] = {"low": low, "high": high, "tolerance": tolerance, "whole": whole}
+    searches = [Bisection(start if isfinite(start) else 1.0, **bounds) for _ in seeds]
     drive(searches, runner, lambda value: {key: int(value) if whole else value}, lambda probe: probe.met)
     return _highest(searches, runner, key, unit, confidence, notes)
 

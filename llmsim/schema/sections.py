@@ -108,6 +108,7 @@ class ModelTransformSection(Section):
     """What is done to the model before it is served: distilled, then pruned.  Quality is not modelled."""
 
     prune: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="share taken away")
+    # The kinds are those of another room: a tuple at run time, which a type checker cannot look into.
     prune_kind: Literal[PRUNE_KINDS] = Field(  # type: ignore[valid-type]
         "width", description="what is taken: width is heads and neurons; unstructured makes nothing faster"
     )

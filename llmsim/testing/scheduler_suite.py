@@ -227,18 +227,18 @@ def _corner_cases(asynchronous: bool) -> list[Case]:
 def _streams() -> list[Case]:
     """Return overloaded streams with one request that is unlike the others."""
     options = plain_options(max_num_seqs=4, max_num_batched_tokens=256)
-    plain = {"tenant": "many", "priority": 0}
+    plain: dict[str, Any] = {"tenant": "many", "priority": 0}
     # Four at a time take about ten steps of 10 ms each, so 40 come and 40 go in a second; 60 arrive.
     stream = [
-        Request(f"c{number}", number / 60, 20, 10, deadline_s=number / 60 + 1.0, **plain)  # type: ignore[arg-type]
+        Request(f"c{number}", number / 60, 20, 10, deadline_s=number / 60 + 1.0, **plain)
         for number in range(COMPETITORS)
     ]
     start = stream[5].arrival_s
     odd = {
-        "a long prompt": Request("odd", start, 1500, 10, deadline_s=start + 1.0, **plain),  # type: ignore[arg-type]
-        "a long answer": Request("odd", start, 20, 400, deadline_s=start + 1.0, **plain),  # type: ignore[arg-type]
+        "a long prompt": Request("odd", start, 1500, 10, deadline_s=start + 1.0, **plain),
+        "a long answer": Request("odd", start, 20, 400, deadline_s=start + 1.0, **plain),
         "another tenant": Request("odd", start, 20, 10, deadline_s=start + 1.0, tenant="one", priority=0),
-        "no deadline": Request("odd", start, 20, 10, **plain),  # type: ignore[arg-type]
+        "no deadline": Request("odd", start, 20, 10, **plain),
     }
     return [
         Case(f"a stream in which one has {what}", (*stream[:6], request, *stream[6:]), options, 200)
