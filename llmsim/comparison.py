@@ -68,7 +68,8 @@ def _figures(
     """Return the figures of one model, as (what, unit, value), and its warnings."""
     model, found = resolved.model, memory(resolved)
     run = simulate(resolved)
-    full = simulate(_at_once(resolved))
+    crowded = _at_once(resolved)
+    full = run if crowded is resolved else simulate(crowded)
     rows: list[tuple[str, str, float | str | None]] = [
         ("model", "", model.name),
         ("parameters", "B", parameters(model) / 1e9),

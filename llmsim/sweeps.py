@@ -76,13 +76,15 @@ def sweep(
             or the backend is not one that joblib knows.
     """
     points = _points(over) if isinstance(over, Sequence) else list(_grid(over))
+    asked = replications is not None
     if replications is None:
         replications = usual_replications(scenario, points)
     if replications < 1:
         raise ScenarioError(f"sweep: replications must be at least 1 (got {replications})")
     keys = list(dict.fromkeys(key for point in points for key in point))
     seeds = [replication_seed(scenario.seed, number) for number in range(replications)]
-    names = _examine(scenario, points, seeds[:2])
+    # Nobody asked: the usual number has looked for randomness already.
+    names = _examine(scenario, points, seeds[:2] if asked else ())
     told = scenario.to_dict()
     jobs = [(point, number, seed) for point in points for number, seed in enumerate(seeds)]
     keep = Checkpoint(checkpoint, told)

@@ -32,8 +32,7 @@ def leave_out(
     """
     held = fold_numbers(predictions, what, names)
     if simulate is None:
-        made = [with_numbers_of([one], held[one.row.id])[0] if one.row.id in held else one for one in predictions]
-        return made
+        return [with_numbers_of([one], held[one.row.id])[0] if one.row.id in held else one for one in predictions]
     # Rows whose numbers are the same as before need no other simulation.
     moved = [
         one for one in predictions

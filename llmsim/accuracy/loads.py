@@ -8,7 +8,7 @@ from typing import Any
 from llmsim.accuracy.datasets import Dataset, dataset_named, limits_of
 from llmsim.accuracy.lengths import NotRunError, drawn_from, lengths_of
 from llmsim.accuracy.measured import Row
-from llmsim.accuracy.mlperf import is_submission, submitted
+from llmsim.accuracy.mlperf import SINGLE_STREAM_REQUESTS, is_submission, submitted
 from llmsim.accuracy.replays import requests_named, settings_of, taken_at_engine
 from llmsim.accuracy.scripts import script_flags
 from llmsim.accuracy.software import Software
@@ -17,7 +17,6 @@ from llmsim.model.shape import ModelShape
 # Requests of a run where the row names no number: enough for a steady state, few enough to simulate quickly.
 MOST_QUEUED = 3000
 MOST_QUEUED_TOKENS = 12_000_000
-SINGLE_STREAM_REQUESTS = 100
 BATCHED_REQUESTS = 2000
 # trtllm-bench's published runs: (prompt, output) -> requests.  Source: TensorRT-LLM, docs/source/performance/
 # perf-overview.md, "Preparing a Dataset", of 0.14 to 1.0, from memory.

@@ -13,7 +13,6 @@ from llmsim.errors import InputError
 # Columns without which a row means nothing; all others may be missing.
 NEEDED = ("id", "engine", "model", "device", "metric", "value", "class")
 METRICS = ("e2e_ms", "ttft_ms", "tpot_ms", "itl_ms", "output_tok_s", "total_tok_s", "req_s", "tok_s_per_gpu")
-TIERS = ("A", "B", "C", "X")
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 

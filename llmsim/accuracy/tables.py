@@ -20,8 +20,6 @@ from llmsim.accuracy.score import (
 from llmsim.performance.correction import stack_of
 
 Line = dict[str, Any]
-# What the project aims at, median over cells in per cent, with stacks that never saw the device or model under test.
-TARGETS = {"TPOT and E2E": 8.0, "throughput": 10.0, "unsaturated TTFT": 15.0}
 
 
 def summary(predictions: Sequence[Prediction]) -> list[Line]:

@@ -45,7 +45,7 @@ def _range(text: str, first: float, last: float, step: str) -> list[float]:
     if not grows or last < first:
         raise click.UsageError(f"--set {text}: a range goes up: FIRST:LAST:STEP, or FIRST:LAST:xFACTOR with FACTOR > 1")
     values = [first]
-    # Half a step of grace for what rounding takes away: 0.1:0.3:0.1 has three values.
+    # A billionth of grace for what rounding takes away: 0.1:0.3:0.1 has three values.
     while True:
         following = first * by ** len(values) if factor else first + by * len(values)
         if following > last * (1 + 1e-9) or len(values) > MOST_VALUES:

@@ -12,7 +12,6 @@ from llmsim.performance.kernels import Array
 from llmsim.performance.kinds import KINDS
 from llmsim.performance.stage_prices import StagePrices
 
-PHASES = ("input", "prefill", "decode")
 # Moments in the order in which a step passes them, with what they are called in the books.
 MOMENTS = {
     "tokenizing": "tokenizing",

@@ -44,7 +44,7 @@ def weight_lines(
     held = weights.stage_weight_bytes(
         model, first, last, tensor=tensor, weight_format=weight_format, experts_over=experts_over
     )
-    lines = [*_vocabulary_lines(model, first, last, tensor, wide, source), *lines]
+    lines = [*_vocabulary_lines(model, first, last, tensor, form, source), *lines]
     rest = held - sum(line.value for line in lines)
     if abs(rest) > 0.5:
         lines.append(Line("weights: other", rest, "bytes", "all weights less those above", source))
@@ -110,24 +110,28 @@ def _block_words(model: ModelShape, block: FeedForward) -> str:
     return f"{block.matrices} x {model.hidden_size} x {width}"
 
 
-def _vocabulary_lines(model: ModelShape, first: int, last: int, tensor: int, wide: float, source: str) -> list[Line]:
+def _vocabulary_lines(model: ModelShape, first: int, last: int, tensor: int, form: str, source: str) -> list[Line]:
     """Return the lines of embedding and output matrix, as far as the stage holds them."""
     width = model.embedding_size or model.hidden_size
     rows = weights.padded_vocabulary(model, tensor)
-    said = f"{rows:,.0f} tokens x {width} x {wide:g} B ({model.dtype})" + (
-        f", 1/{tensor} of them" if tensor > 1 else ""
-    )
+    wide = weights.format_bytes_per_element(model.dtype)
+    names = weights.vocabulary_formats(model.dtype, form)
+    sizes = [weights.format_bytes_per_element(name) for name in names]
+    part = f", 1/{tensor} of them" if tensor > 1 else ""
+    told = [
+        f"{rows:,.0f} tokens x {width} x {size:g} B ({name}){part}" for name, size in zip(names, sizes, strict=True)
+    ]
     lines = []
     if first == 0:
         more = weights.embedding_elements(model) - model.vocab_size * width
-        size = (rows * width + more) * wide
+        size = rows * width * sizes[0] + more * wide
         beside = f" + {more:,} elements of positions and projections" if more else ""
-        lines.append(Line("weights: embedding", size, "bytes", said + beside, source))
+        lines.append(Line("weights: embedding", size, "bytes", told[0] + beside, source))
     if last == len(model.layers):
         if model.encoder_only:
             size = weights.head_elements(model) * wide
             if size:
                 lines.append(Line("weights: pooler", size, "bytes", f"{model.hidden_size}^2 x {wide:g} B", source))
         elif not (model.tied_embeddings and first == 0):
-            lines.append(Line("weights: output matrix", rows * width * wide, "bytes", said, source))
+            lines.append(Line("weights: output matrix", rows * width * sizes[1], "bytes", told[1], source))
     return lines

@@ -88,7 +88,7 @@ def capacity(
     steady = key == "workload.arrival.request_rate" and (find == "rate" or isfinite(start))
     # What comes all at once here comes at random moments as soon as it comes at a rate.
     probed = base.with_({key: start if isfinite(start) else 1.0}) if find == "rate" and steady else base
-    seeds, notes = _seeds(resolve(probed), replications)
+    seeds, notes = _seeds(resolved if probed is base else resolve(probed), replications)
     runner = Runner(
         told=base.to_dict(), seeds=seeds, attain=attain, steady=steady, n_jobs=n_jobs, backend=backend,
         time_limit_s=time_limit_s, progress=progress,

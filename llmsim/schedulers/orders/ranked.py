@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
@@ -49,7 +50,7 @@ class RankedOrder(list[tuple[Rank, int, Sequence]]):
         heapify(self)
 
 
-class RankedBatching(ContinuousBatching):
+class RankedBatching(ContinuousBatching, ABC):
     """The steps of `ContinuousBatching` in the order of `rank`, the lowest first.
 
     Nobody who runs gives way to a newcomer.  Only when blocks run out, the running sequence of the highest rank
@@ -71,9 +72,9 @@ class RankedBatching(ContinuousBatching):
         self.waiting = RankedOrder(self.rank)
         self._by_priority = True  # a victim may be anyone
 
+    @abstractmethod
     def rank(self, sequence: Sequence) -> Rank:
         """Return the rank of a sequence: what the order is by, then arrival (seconds, number)."""
-        raise NotImplementedError
 
     def _victim(self) -> Sequence:
         """Return the running sequence of the highest rank."""
